@@ -1,0 +1,60 @@
+# Everything a contributor runs. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+UV ?= uv
+# Passed on the command line: make demo IMAGES="my holiday photos" DEMO_ARGS=--short
+IMAGES ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+# The lock covers every Python pyproject.toml allows, whichever Python runs this.
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --custom-compile-command "make lock"
+
+.PHONY: help venv demo test lint test-oldest bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: ## .venv with the project (editable) and everything its tests need; quick when nothing changed
+	@"$(PYTHON)" scripts/bootstrap.py --venv "$(VENV)"
+
+demo: export TF_CPP_MIN_LOG_LEVEL := 2
+# Through the environment rather than pasted into a shell line: quotes, spaces and $ in the path are data.
+demo: export DEMO_IMAGES := $(value IMAGES)
+demo: venv ## convert, inspect and train on sample images, or on IMAGES=folder; more options by DEMO_ARGS=...
+	@"$(VENV)/bin/python" examples/demo.py $${DEMO_IMAGES:+"--images=$$DEMO_IMAGES"} $(DEMO_ARGS)
+
+test: export TF_CPP_MIN_LOG_LEVEL := 2
+test: lint ## lint, then all tests; PYTEST_ARGS=... narrows them
+	"$(VENV)/bin/python" -m pytest $(PYTEST_ARGS)
+
+lint: venv ## ruff (rules and format) and mypy
+	"$(VENV)/bin/python" -m ruff check .
+	"$(VENV)/bin/python" -m ruff format --check .
+	"$(VENV)/bin/python" -m mypy irv2data tools
+
+test-oldest: export TF_CPP_MIN_LOG_LEVEL := 2
+test-oldest: ## the tests on the oldest supported versions (TensorFlow 2.16; Python 3.10 to 3.12)
+	@"$(PYTHON)" scripts/bootstrap.py --venv .venv-oldest --constraints requirements/constraints-oldest.txt \
+	    --extras dev,report
+	.venv-oldest/bin/python -m pytest $(PYTEST_ARGS)
+
+bench: export TF_CPP_MIN_LOG_LEVEL := 2
+bench: venv ## benchmarks
+	"$(VENV)/bin/python" -m benchmarks.import_time
+
+# The dev extra is in each, so that the tests can run beside io and beam as well.
+lock: ## resolve requirements/*.txt anew (needs uv)
+	$(COMPILE) pyproject.toml --extra dev --extra report --extra remote --extra tfds --extra cuda \
+	    --output-file requirements/constraints.txt >/dev/null
+	$(COMPILE) pyproject.toml requirements/protobuf4.in --extra dev --extra io \
+	    --output-file requirements/constraints-io.txt >/dev/null
+	$(COMPILE) pyproject.toml --extra dev --extra beam --output-file requirements/constraints-beam.txt >/dev/null
+	$(COMPILE) pyproject.toml requirements/protobuf4.in requirements/oldest.in --extra dev --extra report \
+	    --extra cuda --output-file requirements/constraints-oldest.txt >/dev/null
+
+clean: ## remove what builds, tests and the demo leave; the virtual environments stay
+	rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

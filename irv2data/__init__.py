@@ -1,0 +1,39 @@
+"""irv2data: variable-size images into Inception-ResNet-v2, at the speed of the hardware.
+
+The public names load on first use, so that `import irv2data` (and every command's `--help`) does not wait for
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Dataset": "irv2data.manifest",
+    "Irv2dataError": "irv2data.errors",
+    "Pipeline": "irv2data.pipeline.build",
+}
+_MODULES = ("convert", "device", "errors", "manifest", "pipeline", "schema", "training")
+
+__all__ = ["Dataset", "Irv2dataError", "Pipeline", "__version__", *_MODULES]
+
+if TYPE_CHECKING:
+    from irv2data import convert, device, errors, manifest, pipeline, schema, training
+    from irv2data.errors import Irv2dataError
+    from irv2data.manifest import Dataset
+    from irv2data.pipeline.build import Pipeline
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"irv2data.{name}")
+    raise AttributeError(f"module 'irv2data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

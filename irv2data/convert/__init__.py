@@ -1,0 +1,7 @@
+"""Images to a dataset folder: `convert(source, dataset, ConvertConfig(...))`, and `verify(dataset)`. Free of TensorFlow."""
+
+from irv2data.convert.config import ConvertConfig
+from irv2data.convert.run import Report, convert
+from irv2data.convert.verify import Problem, verify
+
+__all__ = ["ConvertConfig", "Problem", "Report", "convert", "verify"]

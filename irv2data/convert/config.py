@@ -1,0 +1,88 @@
+"""The options of a conversion that decide its bytes; checked when they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+
+from irv2data.errors import UsageError
+
+DUPLICATES = ("keep", "drop")
+ON_ERROR = ("reject", "fail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What goes into a dataset's bytes; two conversions of equal sources with equal configurations are identical.
+
+    Attributes:
+        splits: (name, fraction) pairs; the fractions add up to 1.
+        shard_mib: A shard is closed before it exceeds this size in MiB of source bytes.
+        max_short_side: Larger images are scaled down to this short side in pixels; 0 keeps every size.
+        quality: JPEG quality, 1 to 100, of images that have to be encoded again.
+        seed: Decides which content goes to which split, and the order inside a split.
+        duplicates: `keep` or `drop` all but the first file (in path order) of equal content.
+        on_error: `reject` a file that cannot be converted and go on, or `fail` at the first one.
+        max_bad_fraction: More rejects than this share of the sources is reported as over budget.
+        max_megapixels: Larger images are rejected from their header, before any of their pixels is decoded.
+
+    Raises:
+        UsageError: A value is out of its range; the message names option, rule and value.
+    """
+
+    splits: tuple[tuple[str, float], ...] = (("train", 0.9), ("validation", 0.1))
+    shard_mib: float = 128
+    max_short_side: int = 0
+    quality: int = 92
+    seed: int = 0
+    duplicates: str = "keep"
+    on_error: str = "reject"
+    max_bad_fraction: float = 0.05
+    max_megapixels: float = 100
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.splits]
+        for ok, rule in (
+            (len(names) > 0 and len(set(names)) == len(names), f"splits must be named, each once, got {names}"),
+            (
+                # A split's name is part of file names, and TFDS allows no others.
+                all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) for name in names),
+                f"splits must be named by letters, digits and '_', got {names}",
+            ),
+            (
+                all(fraction > 0 for _, fraction in self.splits)
+                and math.isclose(sum(fraction for _, fraction in self.splits), 1, abs_tol=1e-6),
+                f"split fractions must be positive and add up to 1, got {dict(self.splits)}",
+            ),
+            (self.shard_mib > 0, f"shard_mib must be positive, got {self.shard_mib}"),
+            (self.max_short_side >= 0, f"max_short_side must be 0 or more, got {self.max_short_side}"),
+            (1 <= self.quality <= 100, f"quality must be between 1 and 100, got {self.quality}"),
+            (0 <= self.seed < 2**63, f"seed must be between 0 and 2**63 - 1, got {self.seed}"),
+            (self.duplicates in DUPLICATES, f"duplicates must be one of {DUPLICATES}, got {self.duplicates!r}"),
+            (self.on_error in ON_ERROR, f"on_error must be one of {ON_ERROR}, got {self.on_error!r}"),
+            (0 <= self.max_bad_fraction <= 1, f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}"),
+            (self.max_megapixels > 0, f"max_megapixels must be positive, got {self.max_megapixels}"),
+        ):
+            if not ok:
+                raise UsageError(rule)
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of all options."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
+    """Reads `train=0.9,validation=0.1`.
+
+    Raises:
+        UsageError: The text is not of that form.
+    """
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return tuple((name.strip(), float(fraction)) for name, fraction in pairs)
+    except ValueError:
+        raise UsageError(f"splits must look like train=0.9,validation=0.1, got {text!r}") from None

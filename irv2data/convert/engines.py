@@ -1,0 +1,98 @@
+"""Where the work of a conversion runs. `local`: processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any, TypeVar
+
+from irv2data.errors import Irv2dataError
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+# Work that one worker may have queued beside what it runs: enough never to starve, little to lose at an interrupt.
+_QUEUED_PER_WORKER = 2
+_POLL_SECONDS = 0.1
+
+_advanced: Any = None  # in a worker: the counter it shares with the parent
+
+
+def run_local(
+    function: Callable[[_Task, Callable[[], None]], _Result],
+    tasks: Sequence[_Task],
+    *,
+    workers: int,
+    finished: Callable[[int, _Result], None],
+    progress: Callable[[int], None],
+) -> None:
+    """Applies a function to every task in worker processes.
+
+    Args:
+        function: Called as `function(task, advance)` in a worker; importable, and free of TensorFlow.
+        tasks: Its arguments, picklable.
+        workers: Number of processes; 0 stands for the number of usable cores.
+        finished: Called here with a task's number and result, in order of completion.
+        progress: Called here with how often workers called `advance` since the last time.
+
+    Raises:
+        Irv2dataError: A worker process died. Whatever `function` raises is raised here; other work is cancelled.
+    """
+    # Not fork: the parent may hold threads (TensorFlow, a user's job), whose locks a forked child would inherit.
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    count = min(workers or available_cores(), max(1, len(tasks)))
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(counter,))
+    running: dict[Future[_Result], int] = {}
+    waiting = iter(enumerate(tasks))
+    seen = 0
+    try:
+        while True:
+            for number, task in islice(waiting, count * _QUEUED_PER_WORKER - len(running)):
+                running[executor.submit(_call, function, task)] = number
+            if not running:
+                break
+            done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            progress(counter.value - seen)
+            seen = counter.value
+            for future in done:
+                finished(running.pop(future), future.result())
+        progress(counter.value - seen)
+    except BrokenProcessPool as error:
+        raise Irv2dataError("a conversion worker died (out of memory?); rerun with --resume and fewer --workers") from error
+    except BaseException:
+        _terminate(executor)
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Cores this process may use, which containers and batch systems make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _terminate(executor: ProcessPoolExecutor) -> None:
+    # A shard in work would otherwise be finished first, which can take minutes after a Ctrl-C.
+    for process in list((executor._processes or {}).values()):
+        process.terminate()
+
+
+def _start_worker(counter: Any) -> None:
+    global _advanced
+    _advanced = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the parent decides
+
+
+def _call(function: Callable[[_Task, Callable[[], None]], _Result], task: _Task) -> _Result:
+    return function(task, _advance)
+
+
+def _advance() -> None:
+    with _advanced.get_lock():
+        _advanced.value += 1

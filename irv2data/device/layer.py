@@ -1,0 +1,63 @@
+"""The device stage as a Keras layer: the first one of a model that takes batches as they come from the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from irv2data.device.resample import preprocess
+from irv2data.pipeline.config import DRAWS, OutputSpec
+
+
+@keras.saving.register_keras_serializable("irv2data")
+class Preprocess(keras.layers.Layer):
+    """`irv2data.device.preprocess` as a layer without weights.
+
+    Args:
+        output: `pipeline.output`, or its fields as a dict (as a saved model stores them).
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: A dict with at least `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4] and `flip` bool [B].
+
+    Returns:
+        [B, h, w, 3] of the output's dtype in [-1, 1].
+    """
+
+    def __init__(self, output: OutputSpec | dict[str, Any], **kwargs: Any):
+        # No autocasting: under a mixed precision policy it would round the boxes to bfloat16.
+        super().__init__(autocast=False, **kwargs)
+        if isinstance(output, dict):
+            output = OutputSpec(**{**output, "image_size": tuple(output["image_size"])})
+        self.output_spec = output
+
+    @staticmethod
+    def inputs() -> dict[str, Any]:
+        """Symbolic inputs for a functional model: every key of `Pipeline.for_fit`'s inputs.
+
+        All of them, read or not, because a functional model matches the values of a dict by position.
+        """
+        return {
+            "canvas": keras.Input((None, None, 3), dtype="uint8", name="canvas"),
+            "box": keras.Input((4,), dtype="float32", name="box"),
+            "size": keras.Input((2,), dtype="int32", name="size"),
+            "flip": keras.Input((), dtype="bool", name="flip"),
+            "draws": keras.Input((DRAWS,), dtype="float32", name="draws"),
+            "record": keras.Input((), dtype="int64", name="record"),
+        }
+
+    def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Crops, resizes, mirrors and scales to [-1, 1]."""
+        return preprocess(inputs, self.output_spec)
+
+    def compute_output_spec(self, inputs: dict[str, Any]) -> keras.KerasTensor:
+        """Shape and dtype of the result, without running it."""
+        shape = (inputs["canvas"].shape[0], *self.output_spec.image_size, 3)
+        return keras.KerasTensor(shape, dtype=self.output_spec.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """What a saved model stores."""
+        return {**super().get_config(), "output": asdict(self.output_spec)}

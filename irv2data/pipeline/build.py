@@ -1,0 +1,147 @@
+"""The pipeline, top to bottom: `Pipeline` and the one composition that everything it offers is made of."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from irv2data.errors import UsageError
+from irv2data.manifest import Dataset
+from irv2data.pipeline.batch import decode_chunk, join_chunks
+from irv2data.pipeline.config import OutputSpec, PipelineConfig
+from irv2data.pipeline.distribute import Share, distribute, share_of
+from irv2data.pipeline.feed import planned_chunks
+from irv2data.pipeline.plan import Plan
+
+
+class Pipeline:
+    """Batches of a dataset's split, exactly as planned.
+
+    Args:
+        dataset: An `irv2data.Dataset`, or the path of its folder.
+        split: Name of the split.
+        **options: The fields of `irv2data.pipeline.config.PipelineConfig`; sizes may be given as any pair.
+
+    Attributes:
+        dataset: The dataset.
+        config: The checked options.
+        plan: The plan; `plan.batch(epoch, step)` is what a step will hold, before a byte is read.
+
+    Raises:
+        UsageError: An option is unknown or out of range, or there is no such split.
+        DatasetError: The dataset is incomplete, or the split too small for one batch.
+    """
+
+    def __init__(self, dataset: Dataset | str | os.PathLike[str], *, split: str = "train", **options: Any):
+        self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
+        self.config = _config(options)
+        self.plan = Plan(self.dataset.split(split), self.config)
+
+    @property
+    def output(self) -> OutputSpec:
+        """What `irv2data.device.preprocess` needs to know beside the batch."""
+        return self.config.output
+
+    def steps_per_epoch(self, epoch: int = 0) -> int:
+        """Exactly how many batches an epoch has: N // B, or ceil(N / B) without `drop_remainder`."""
+        return self.plan.steps_per_epoch(epoch)
+
+    def batches(self, epoch: int = 0, step: int = 0) -> tf.data.Dataset:
+        """One epoch's global batches, from `step` on.
+
+        Args:
+            epoch: 0 or more.
+            step: In [0, steps_per_epoch(epoch)]; starting late costs nothing, no earlier step is replayed.
+
+        Returns:
+            A `tf.data.Dataset` of dicts, B = `batch_size`: `canvas` uint8 [B, H, W, 3], zero outside the image;
+            `box` float32 [B, 4], y, x, height, width in canvas pixels; `size` int32 [B, 2], the image's height and
+            width on the canvas; `flip` bool [B]; `draws` float32 [B, 8] in [0, 1); `label` int64 [B]; `record`
+            int64 [B], the row of the split's index; `weight` float32 [B]. Filler has record -1, label 0, weight 0,
+            a zero canvas and a valid box. H and W are one of `plan.canvases`.
+
+        Raises:
+            UsageError: There is no such step.
+        """
+        return self._share([(epoch, step)], Share.whole(self.config.batch_size))
+
+    def distribute(self, strategy: tf.distribute.Strategy, epoch: int = 0, step: int = 0) -> Any:
+        """The same batches for a strategy: replica r of R gets rows [r B/R, (r+1) B/R) of each.
+
+        All replicas have the same canvas shape in the same step, and the global batches do not depend on R.
+
+        Args:
+            strategy: `MirroredStrategy`, `OneDeviceStrategy`, `MultiWorkerMirroredStrategy` or the default strategy.
+            epoch: 0 or more.
+            step: In [0, steps_per_epoch(epoch)].
+
+        Returns:
+            A distributed dataset of dicts as in `batches`, each value split over the replicas. Feed its elements to
+            `strategy.run` from Python, one by one: inside a graph loop the shapes of canvases are unknown.
+
+        Raises:
+            UsageError: The replicas do not divide `batch_size`, or there is no such step.
+        """
+        share = share_of(self.config.batch_size, strategy.num_replicas_in_sync)
+        return distribute(strategy, lambda context: self._share([(epoch, step)], share(context)))
+
+    def for_fit(self, strategy: tf.distribute.Strategy, *, epochs: int, start: tuple[int, int] = (0, 0)) -> Any:
+        """Several epochs for Keras' `model.fit`, each planned anew.
+
+        Call `model.fit(data, steps_per_epoch=pipeline.steps_per_epoch(), epochs=epochs)`; with `start` in the middle
+        of an epoch, count the steps of the first one yourself.
+
+        Args:
+            strategy: As in `distribute`.
+            epochs: Epochs planned in all; those before `start` are left out.
+            start: First (epoch, step).
+
+        Returns:
+            A distributed dataset of `(inputs, label, weight)`: `inputs` the batch's dict without these two, for a
+            model that begins with `irv2data.device.Preprocess`.
+
+        Raises:
+            UsageError: As `distribute`; or `start` lies outside the epochs.
+        """
+        if not 0 <= start[0] < epochs:
+            raise UsageError(f"start: epoch must be in [0, {epochs}), got {start[0]}")
+        begins = [start, *((epoch, 0) for epoch in range(start[0] + 1, epochs))]
+        share = share_of(self.config.batch_size, strategy.num_replicas_in_sync)
+        return distribute(strategy, lambda context: self._share(begins, share(context)).map(_for_fit))
+
+    def _share(self, begins: list[tuple[int, int]], share: Share) -> tf.data.Dataset:
+        """One input process's share of some epochs: its replicas' batches, one after another."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        paths = tf.constant(self.plan.split.paths)
+        # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
+        chunks = planned_chunks(self.plan, begins, share)
+        # One worker a chunk. One more chunk than cores is open, so that no core waits while a finished one is taken;
+        # the order stays that of the plan, which costs nothing because chunks of a batch are equally long.
+        batches = chunks.interleave(
+            lambda plan: decode_chunk(plan, paths), cycle_length=cores + 1, num_parallel_calls=cores, deterministic=True
+        )
+        if share.chunks > 1:
+            batches = batches.batch(share.chunks).map(lambda chunks: join_chunks(chunks, share.size))
+        # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
+        return batches.prefetch(2 * share.replicas)
+
+
+def _config(options: dict[str, Any]) -> PipelineConfig:
+    known = PipelineConfig.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise UsageError(f"Pipeline has no option {name!r}; it has {', '.join(known)}")
+    for name in ("image_size", "crop_pixels"):
+        if isinstance(options.get(name), (list, tuple, np.ndarray)):
+            options[name] = tuple(int(side) for side in options[name])
+    if options.get("canvases") is not None:
+        options["canvases"] = tuple((int(height), int(width)) for height, width in options["canvases"])
+    return PipelineConfig(**options)
+
+
+def _for_fit(batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+    inputs = {name: value for name, value in batch.items() if name not in ("label", "weight")}
+    return inputs, batch["label"], batch["weight"]

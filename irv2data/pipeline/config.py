@@ -1,0 +1,120 @@
+"""The options of a pipeline; frozen, keyword-only, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from irv2data.errors import UsageError
+
+FITS = ("resize", "center_crop", "random_resized_crop")
+SHUFFLES = ("full", "blocks", None)
+DRAWS = 8  # uniform numbers that each image of a batch carries, for augmentation in the step
+MAX_CHUNK = 64  # images: the unit of decoding, so that memory and parallelism do not follow the batch size
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    """What the device stage makes of a batch: the part of the options that `device.preprocess` needs.
+
+    Attributes:
+        image_size: Height and width of the finished images in pixels.
+        antialias: Widen the resampling kernel when shrinking, as `tf.image.resize(antialias=True)` does.
+        dtype: Floating type of the finished images, by its TensorFlow name.
+    """
+
+    image_size: tuple[int, int]
+    antialias: bool = True
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """Everything that decides which pixels are in which batch.
+
+    Attributes:
+        fit: `resize`, `center_crop` or `random_resized_crop`.
+        image_size: Height and width of the finished images in pixels.
+        batch_size: Images a step over all replicas together.
+        seed: Of all randomness.
+        shuffle: `full`; `blocks` (runs of 16 neighbours move together, then mix within a window of 64 batches, for
+            slow storage); or None, the order of the records.
+        drop_remainder: Leave out the last `N % batch_size` records of an epoch's order; otherwise the last batch is
+            completed with filler of weight 0.
+        buckets: Number of canvas shapes to choose from the index. 1 gives batches that no size selects.
+        canvases: Canvas shapes (height, width) given by hand instead, each holding the one before it.
+        max_canvas_pixels: Upper bound of a canvas; what is larger is reduced by whole-number area means while
+            decoding. None stands for 64/9 times the pixels of `image_size`.
+        crop_fraction: `center_crop`: the box's share of the largest one of the output's aspect that fits.
+        crop_pixels: `center_crop`: instead, a window (height, width) at native scale; a smaller image is first scaled
+            up to cover it.
+        antialias: See `OutputSpec`.
+        flip: Mirror every other image at random; None: only with `random_resized_crop`.
+
+    Raises:
+        UsageError: A value is out of its range; the message names option, rule and value.
+    """
+
+    fit: str = "resize"
+    image_size: tuple[int, int] = (299, 299)
+    batch_size: int = 64
+    seed: int = 0
+    shuffle: str | None = "full"
+    drop_remainder: bool = True
+    buckets: int = 4
+    canvases: tuple[tuple[int, int], ...] | None = None
+    max_canvas_pixels: int | None = None
+    crop_fraction: float = 0.875
+    crop_pixels: tuple[int, int] | None = None
+    antialias: bool = True
+    flip: bool | None = None
+
+    def __post_init__(self) -> None:
+        _require_size("image_size", self.image_size)
+        if self.crop_pixels is not None:
+            _require_size("crop_pixels", self.crop_pixels)
+        for canvas in self.canvases or ():
+            _require_size("canvases", canvas)
+        height, width = self.image_size
+        least = (2 * height + 2) * (2 * width + 2)
+        for ok, rule in (
+            (self.fit in FITS, f"fit must be one of {', '.join(FITS)}, got {self.fit!r}"),
+            (self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}"),
+            (0 <= self.seed < 2**63, f"seed must be between 0 and 2**63 - 1, got {self.seed}"),
+            (self.shuffle in SHUFFLES, f"shuffle must be 'full', 'blocks' or None, got {self.shuffle!r}"),
+            (1 <= self.buckets <= 32, f"buckets must be between 1 and 32, got {self.buckets}"),
+            (self.canvases is None or len(self.canvases) > 0, "canvases must name at least one shape"),
+            (_nested(self.canvases or ()), f"canvases must be given from small to large, got {self.canvases}"),
+            (
+                # Below twice the output, halving a just too large image would leave less than the output.
+                self.max_canvas_pixels is None or self.max_canvas_pixels >= least,
+                f"max_canvas_pixels must be at least {least} for image_size {height}x{width}, "
+                f"got {self.max_canvas_pixels}",
+            ),
+            (0 < self.crop_fraction <= 1, f"crop_fraction must be in (0, 1], got {self.crop_fraction}"),
+            (
+                self.crop_pixels is None or self.fit == "center_crop",
+                f"crop_pixels goes with fit='center_crop', got fit={self.fit!r}",
+            ),
+        ):
+            if not ok:
+                raise UsageError(rule)
+
+    @property
+    def flips(self) -> bool:
+        """Whether images are mirrored at random."""
+        return self.fit == "random_resized_crop" if self.flip is None else self.flip
+
+    @property
+    def output(self) -> OutputSpec:
+        """What the device stage has to make."""
+        return OutputSpec(image_size=self.image_size, antialias=self.antialias)
+
+
+def _require_size(name: str, size: object) -> None:
+    ok = isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
+    if not ok:
+        raise UsageError(f"{name} must be a pair (height, width) of positive whole numbers, got {size!r}")
+
+
+def _nested(canvases: tuple[tuple[int, int], ...]) -> bool:
+    return all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in zip(canvases, canvases[1:], strict=False))

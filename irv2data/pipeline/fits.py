@@ -1,0 +1,61 @@
+"""Every way to fit an image is one source box: where it lies, for each fit, in whole source pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from irv2data.pipeline.config import PipelineConfig
+
+AREA_RANGE = (0.08, 1.0)
+ASPECT_RANGE = (3 / 4, 4 / 3)
+_TRIES = 10
+CROP_DRAWS = 2 * _TRIES + 2  # uniform numbers that a random crop uses up
+
+
+def source_boxes(height: np.ndarray, width: np.ndarray, draws: np.ndarray, config: PipelineConfig) -> np.ndarray:
+    """The box each image is cut from.
+
+    Args:
+        height: int [N], image heights in pixels.
+        width: int [N], image widths in pixels.
+        draws: float64 [N, CROP_DRAWS], uniform in [0, 1); used by `random_resized_crop` alone.
+        config: The fit and its options.
+
+    Returns:
+        int64 [N, 4]: y, x, height, width, in source pixels; always inside the image and at least 1x1.
+    """
+    height, width = height.astype(np.int64), width.astype(np.int64)
+    if config.fit == "resize":
+        return np.stack([np.zeros_like(height), np.zeros_like(width), height, width], axis=1)
+    if config.fit == "center_crop":
+        wanted = config.crop_pixels or config.image_size
+        # How often the wanted window fits into the image along the tighter axis.
+        times = np.minimum(height / wanted[0], width / wanted[1])
+        times = np.minimum(times, 1) if config.crop_pixels else times * config.crop_fraction
+        box_height = np.clip(np.rint(times * wanted[0]).astype(np.int64), 1, height)
+        box_width = np.clip(np.rint(times * wanted[1]).astype(np.int64), 1, width)
+        return np.stack([(height - box_height) // 2, (width - box_width) // 2, box_height, box_width], axis=1)
+    return _random_boxes(height, width, draws)
+
+
+def _random_boxes(height: np.ndarray, width: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """The Inception crop: area 8-100 % of the image, aspect 3/4-4/3 (log-uniform), then uniform in place.
+
+    Szegedy et al., "Going Deeper with Convolutions" (2015), section 6; the first of ten tries that fits inside the
+    image is taken, else the largest central box within the aspect bounds, as torchvision does.
+    """
+    areas = (height * width)[:, None] * (AREA_RANGE[0] + draws[:, :_TRIES] * (AREA_RANGE[1] - AREA_RANGE[0]))
+    low, high = np.log(ASPECT_RANGE)
+    aspects = np.exp(low + draws[:, _TRIES : 2 * _TRIES] * (high - low))
+    heights = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
+    widths = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
+    fits = (heights >= 1) & (widths >= 1) & (heights <= height[:, None]) & (widths <= width[:, None])
+    row, first = np.arange(len(height)), fits.argmax(axis=1)
+    central_height = np.clip(np.rint(width / ASPECT_RANGE[0]).astype(np.int64), 1, height)
+    central_width = np.clip(np.rint(height * ASPECT_RANGE[1]).astype(np.int64), 1, width)
+    found = fits.any(axis=1)
+    box_height = np.where(found, heights[row, first], central_height)
+    box_width = np.where(found, widths[row, first], central_width)
+    y = np.where(found, np.floor(draws[:, -2] * (height - box_height + 1)), (height - box_height) // 2)
+    x = np.where(found, np.floor(draws[:, -1] * (width - box_width + 1)), (width - box_width) // 2)
+    return np.stack([y.astype(np.int64), x.astype(np.int64), box_height, box_width], axis=1)

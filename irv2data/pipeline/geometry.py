@@ -1,0 +1,77 @@
+"""How much of an image is decoded, at which scale: from a source box to a window of decoded pixels.
+
+JPEG decodes at 1/1, 1/2, 1/4 or 1/8, and only the rows and columns asked for. The window is the smallest one of whole
+pixels that encloses the box at that scale; the box inside it stays fractional, so that scaling never shifts the image.
+Whatever is then still larger than the largest canvas is averaged down by a whole number along each axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SCALES = (8, 4, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """What to decode of N images.
+
+    Attributes:
+        scale: int32 [N], 1, 2, 4 or 8: decode at one over it (JPEG).
+        crop: int32 [N, 4], y, x, height, width of the window in pixels at that scale.
+        reduce: int32 [N, 2], whole numbers by which rows and columns are then averaged; 1 leaves them alone.
+        size: int32 [N, 2], height and width of what comes out.
+        box: float32 [N, 4], y, x, height, width of the source box in those pixels.
+    """
+
+    scale: np.ndarray
+    crop: np.ndarray
+    reduce: np.ndarray
+    size: np.ndarray
+    box: np.ndarray
+
+
+def decode_windows(
+    boxes: np.ndarray,
+    image_size: np.ndarray,
+    scalable: np.ndarray,
+    output: tuple[int, int],
+    largest: tuple[int, int],
+) -> Windows:
+    """Chooses scale, window and reduction of each image.
+
+    The decoded box is never smaller than the output, unless the source box itself is.
+
+    Args:
+        boxes: int64 [N, 4], source boxes in source pixels.
+        image_size: int64 [N, 2], heights and widths of the images.
+        scalable: bool [N], whether the decoder can scale (JPEG).
+        output: Height and width of the finished images.
+        largest: Height and width of the largest canvas; along each axis at least twice the output and 2, or at least
+            every image's side.
+    """
+    scale = np.ones(len(boxes), np.int64)
+    for candidate in SCALES:
+        enough = (boxes[:, 2] >= candidate * output[0]) & (boxes[:, 3] >= candidate * output[1])
+        scale = np.where(scalable & enough & (scale == 1), candidate, scale)
+    scaled_size = -(-image_size // scale[:, None])
+    start = boxes[:, :2] // scale[:, None]
+    stop = np.minimum(-(-(boxes[:, :2] + boxes[:, 2:]) // scale[:, None]), scaled_size)
+    extent, limit = stop - start, np.array(largest)
+    # One cell fewer than the limit, because a window that starts inside a cell can touch one more.
+    reduce = np.where(extent <= limit, 1, -(-extent // np.maximum(limit - 1, 1)))
+    first = start // reduce
+    size = -(-stop // reduce) - first
+    crop_start = first * reduce
+    crop_stop = np.minimum((first + size) * reduce, scaled_size)
+    source_pixels = scale[:, None] * reduce
+    box = np.concatenate([boxes[:, :2] / source_pixels - first, boxes[:, 2:] / source_pixels], axis=1)
+    return Windows(
+        scale=scale.astype(np.int32),
+        crop=np.concatenate([crop_start, crop_stop - crop_start], axis=1).astype(np.int32),
+        reduce=reduce.astype(np.int32),
+        size=size.astype(np.int32),
+        box=box.astype(np.float32),
+    )

@@ -1,0 +1,42 @@
+"""Planned records out of the shards, inside the graph: by offset, one after another, in the plan's order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from irv2data import schema
+
+# Reading one record from a given offset: header and payload are read as two exact reads. Any read-ahead would fetch
+# bytes of neighbours that this plan does not want.
+_UNBUFFERED = 0
+
+
+def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
+    """The compressed images of some records.
+
+    An offset at or past the end of a shard gives no record and no error, so whoever consumes this must count.
+
+    Args:
+        paths: string [S], the split's shards.
+        shard: int32 [N], which shard each record is in.
+        offset: int64 [N], byte where it starts.
+
+    Returns:
+        A dataset of N string scalars. Iterating it raises `tf.errors.DataLossError` on a damaged record and
+        `tf.errors.NotFoundError` on a missing shard.
+    """
+
+    def read_one(path: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
+        variant = tf.raw_ops.TFRecordDatasetV2(
+            filenames=path[None], compression_type="", buffer_size=_UNBUFFERED, byte_offsets=start[None]
+        )
+        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+
+    places = tf.data.Dataset.from_tensor_slices((tf.gather(paths, shard), offset))
+    return places.flat_map(read_one).map(_encoded)
+
+
+def _encoded(serialized: tf.Tensor) -> Any:
+    return schema.parse(serialized, (schema.ENCODED,))[schema.ENCODED]

@@ -1,0 +1,84 @@
+"""What the commands share: flags, progress bars, JSON and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from irv2data.errors import UsageError
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds `--json`: standard output is then one JSON object, and everything else goes to standard error."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Prints one JSON object; bytes of paths that are not UTF-8 appear as escaped surrogates."""
+    print(json.dumps(content))
+
+
+class Bars:
+    """One progress bar a stage on standard error, when that is a terminal; silent otherwise."""
+
+    def __init__(self, unit: str):
+        self._unit = unit
+        self._stage = ""
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Shows that `done` of `total` units of `stage` are finished; a new stage closes the bar of the last one."""
+        if stage != self._stage or self._bar is None:
+            self.close()
+            # disable=None: tqdm shows itself on a terminal only.
+            self._bar = tqdm(desc=stage, total=total, unit=f" {self._unit}", file=sys.stderr, disable=None, leave=True)
+            self._stage = stage
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Ends the current bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def table(rows: Iterable[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> str:
+    """Aligned columns; those numbered in `right` are aligned to the right."""
+    rows = [tuple(str(cell) for cell in row) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = (
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def printable(text: str) -> str:
+    """The text for a terminal: control characters and undecodable bytes of file names as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads `299` or `299x320` (height x width, in pixels).
+
+    Raises:
+        UsageError: The text is not of that form.
+    """
+    try:
+        height, _, width = text.partition("x")
+        size = int(height), int(width or height)
+    except ValueError:
+        raise UsageError(f"an image size is 299 or HEIGHTxWIDTH, got {text!r}") from None
+    if min(size) < 1:
+        raise UsageError(f"an image size must be positive, got {text!r}")
+    return size
+
+
+def mib(size: float) -> str:
+    """A number of bytes in MiB, for people."""
+    return f"{size / (1 << 20):,.1f} MiB"

@@ -1,0 +1,83 @@
+"""The console command `irv2data`: finds the sub-command, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from absl import app
+from absl.flags import argparse_flags
+
+from irv2data import __version__
+from irv2data.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Irv2dataError
+
+# Name to one line of help. A command's module is imported only when it runs: `irv2data --help` stays instant.
+COMMANDS = {
+    "convert": "turn a folder of images into a dataset folder of TFRecord shards",
+    "verify": "check a dataset folder against its manifest",
+    "info": "say what a dataset folder holds",
+    "bench": "measure the images per second the pipeline delivers on this machine",
+    "train": "fine-tune Inception-ResNet-v2 on a dataset folder",
+}
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line; the sub-command's module has added its flags and sets `run`."""
+    parser = argparse_flags.ArgumentParser(
+        prog="irv2data", description="Variable-size images into Inception-ResNet-v2, fast.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"irv2data {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = next((word for word in argv[1:] if word in COMMANDS), None)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        if name == wanted:
+            module = importlib.import_module(f"irv2data.tools.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser.parse_args(argv[1:])  # type: ignore[no-any-return]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the parsed command and returns its exit code; errors become one line (or one JSON object)."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except Irv2dataError as error:
+        return _report(arguments, str(error), type(error).__name__, error.exit_code)
+    except KeyboardInterrupt:
+        return _report(arguments, "interrupted", "InterruptedRunError", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); keep the interpreter from failing at its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _report(arguments: argparse.Namespace, message: str, kind: str, code: int) -> int:
+    if getattr(arguments, "json", False):
+        print(json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}))
+    print(f"irv2data {arguments.command}: {message}", file=sys.stderr)
+    return code
+
+
+def main_cli() -> None:
+    """Entry point of the console command."""
+    # Before TensorFlow is imported anywhere: its start-up chatter would bury a command's own output.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(run, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    main_cli()
+
+__all__ = ["COMMANDS", "EXIT_DONE", "main_cli", "parse", "run"]
