@@ -18,7 +18,19 @@ _HOMES = {
 }
 _MODULES = ("convert", "device", "errors", "manifest", "pipeline", "schema", "training")
 
-__all__ = ["Dataset", "Irv2dataError", "Pipeline", "__version__", *_MODULES]
+__all__ = [
+    "Dataset",
+    "Irv2dataError",
+    "Pipeline",
+    "__version__",
+    "convert",
+    "device",
+    "errors",
+    "manifest",
+    "pipeline",
+    "schema",
+    "training",
+]
 
 if TYPE_CHECKING:
     from irv2data import convert, device, errors, manifest, pipeline, schema, training

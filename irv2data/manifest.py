@@ -31,7 +31,7 @@ FORMAT_NAMES = ("baseline", "progressive", "png")
 
 # A row a record. `offset` and `length` are in bytes and span the record with its TFRecord framing, so that
 # neighbours satisfy offset[i] + length[i] == offset[i + 1]. Height and width are in pixels.
-COLUMNS = {
+COLUMNS: dict[str, np.dtype[Any]] = {
     "shard": np.dtype(np.int32),
     "offset": np.dtype(np.int64),
     "length": np.dtype(np.int64),
@@ -176,7 +176,10 @@ def classes_sha256(classes: Sequence[str]) -> str:
 
 
 def manifest_text(
-    *, classes: Sequence[str], splits: Mapping[str, tuple[Sequence[Shard], Mapping[str, str]]], source: Mapping[str, Any]
+    *,
+    classes: Sequence[str],
+    splits: Mapping[str, tuple[Sequence[Shard], Mapping[str, str]]],
+    source: Mapping[str, Any],
 ) -> str:
     """The content of `dataset.json`; equal arguments give equal text (no times, no absolute paths).
 

@@ -54,7 +54,11 @@ class Record:
 def _example_class() -> Any:
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="irv2data/example.proto", package="irv2data.wire", syntax="proto3")
-    for name, kind in (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64)):
+    for name, kind in (
+        ("BytesList", field.TYPE_BYTES),
+        ("FloatList", field.TYPE_FLOAT),
+        ("Int64List", field.TYPE_INT64),
+    ):
         values = file.message_type.add(name=name)
         values.field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
     feature = file.message_type.add(name="Feature")
@@ -128,7 +132,7 @@ def decode(serialized: bytes) -> Record:
     feature = example.features.feature
 
     def one(key: str, kind: str) -> Any:
-        values = getattr(feature[key], kind).value if key in feature else ()
+        values = list(getattr(feature[key], kind).value) if key in feature else []
         if len(values) != 1:
             raise ValueError(f"key {key!r} has {len(values)} values, not 1")
         return values[0]

@@ -28,9 +28,7 @@ def _masked_crc(data: bytes) -> int:
 def frame(payload: bytes) -> bytes:
     """The bytes on disk of one record, `len(payload) + 16` of them."""
     length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (length, struct.pack("<I", _masked_crc(length)), payload, struct.pack("<I", _masked_crc(payload)))
-    )
+    return b"".join((length, struct.pack("<I", _masked_crc(length)), payload, struct.pack("<I", _masked_crc(payload))))
 
 
 def read_frames(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:

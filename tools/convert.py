@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from irv2data.convert import ConvertConfig, Report, convert
-from irv2data.convert.config import DUPLICATES, ON_ERROR, parse_splits
+from irv2data.convert.config import DUPLICATES, FOLDERS, ON_ERROR, parse_splits
 from irv2data.errors import EXIT_DONE, EXIT_OVER_BUDGET
 from irv2data.manifest import REJECTS
 
@@ -17,9 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = ConvertConfig()
     parser.add_argument("source", metavar="SOURCE", help="folder with one sub-folder a class")
     parser.add_argument("dataset", metavar="DATASET", help="folder to make")
-    splits = ",".join(f"{name}={fraction:g}" for name, fraction in default.splits)
-    parser.add_argument("--splits", default=splits, help="names and fractions (default: %(default)s)")
-    parser.add_argument("--shard_mib", type=float, default=default.shard_mib, help="largest shard (default: %(default)s)")
+    parser.add_argument(
+        "--splits",
+        default="train=0.9,validation=0.1",
+        help=f"names and fractions, or '{FOLDERS}': SOURCE/SPLIT/CLASS/... (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard_mib", type=float, default=default.shard_mib, help="largest shard (default: %(default)s)"
+    )
     parser.add_argument(
         "--max_short_side",
         type=int,
@@ -44,9 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more rejects than this share end with exit code 3 (default: %(default)s)",
     )
     parser.add_argument(
-        "--max_megapixels", type=float, default=default.max_megapixels, help="reject larger images (default: %(default)s)"
+        "--max_megapixels",
+        type=float,
+        default=default.max_megapixels,
+        help="reject larger images (default: %(default)s)",
     )
-    parser.add_argument("--engine", choices=("local",), default="local", help="where the work runs (default: %(default)s)")
+    parser.add_argument(
+        "--engine", choices=("local",), default="local", help="where the work runs (default: %(default)s)"
+    )
     parser.add_argument("--resume", action="store_true", help="finish an interrupted conversion")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
     parser.add_argument("--dry_run", action="store_true", help="count and lay out, write nothing")
@@ -92,7 +102,10 @@ def _text(report: Report) -> str:
         table(
             [
                 ("split", "records", "shards", "size"),
-                *((name, f"{s['records']:,}", f"{s['shards']:,}", mib(s["bytes"])) for name, s in report.splits.items()),
+                *(
+                    (name, f"{s['records']:,}", f"{s['shards']:,}", mib(s["bytes"]))
+                    for name, s in report.splits.items()
+                ),
             ],
             right=frozenset((1, 2, 3)),
         ),

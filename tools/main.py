@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from absl import app
+from absl import app, logging
 from absl.flags import argparse_flags
 
 from irv2data import __version__
-from irv2data.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Irv2dataError
+from irv2data.errors import EXIT_FAILED, EXIT_INTERRUPTED, Irv2dataError
 
 # Name to one line of help. A command's module is imported only when it runs: `irv2data --help` stays instant.
 COMMANDS = {
@@ -41,12 +41,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             module = importlib.import_module(f"irv2data.tools.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-    return parser.parse_args(argv[1:])  # type: ignore[no-any-return]
+    return parser.parse_args(argv[1:])
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the parsed command and returns its exit code; errors become one line (or one JSON object)."""
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.set_verbosity(logging.WARNING)  # TensorFlow tells how it reduces gradients, at every trace
     try:
         return int(arguments.run(arguments))
     except Irv2dataError as error:
@@ -79,5 +80,3 @@ def main_cli() -> None:
 
 if __name__ == "__main__":
     main_cli()
-
-__all__ = ["COMMANDS", "EXIT_DONE", "main_cli", "parse", "run"]

@@ -1,4 +1,4 @@
-"""Images to a dataset folder: `convert(source, dataset, ConvertConfig(...))`, and `verify(dataset)`. Free of TensorFlow."""
+"""Images to a dataset folder: `convert(source, dataset, ConvertConfig(...))`, `verify(dataset)`. No TensorFlow."""
 
 from irv2data.convert.config import ConvertConfig
 from irv2data.convert.run import Report, convert

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 
 from irv2data.errors import UsageError
 
+FOLDERS = "folders"
+SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # part of file names; TFDS allows no others
 DUPLICATES = ("keep", "drop")
 ON_ERROR = ("reject", "fail")
 
@@ -19,7 +21,8 @@ class ConvertConfig:
     """What goes into a dataset's bytes; two conversions of equal sources with equal configurations are identical.
 
     Attributes:
-        splits: (name, fraction) pairs; the fractions add up to 1.
+        splits: (name, fraction) pairs whose fractions add up to 1; or `FOLDERS`: the source folder's sub-folders are
+            the splits, and the class folders lie in them.
         shard_mib: A shard is closed before it exceeds this size in MiB of source bytes.
         max_short_side: Larger images are scaled down to this short side in pixels; 0 keeps every size.
         quality: JPEG quality, 1 to 100, of images that have to be encoded again.
@@ -33,7 +36,7 @@ class ConvertConfig:
         UsageError: A value is out of its range; the message names option, rule and value.
     """
 
-    splits: tuple[tuple[str, float], ...] = (("train", 0.9), ("validation", 0.1))
+    splits: tuple[tuple[str, float], ...] | str = (("train", 0.9), ("validation", 0.1))
     shard_mib: float = 128
     max_short_side: int = 0
     quality: int = 92
@@ -44,19 +47,8 @@ class ConvertConfig:
     max_megapixels: float = 100
 
     def __post_init__(self) -> None:
-        names = [name for name, _ in self.splits]
         for ok, rule in (
-            (len(names) > 0 and len(set(names)) == len(names), f"splits must be named, each once, got {names}"),
-            (
-                # A split's name is part of file names, and TFDS allows no others.
-                all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) for name in names),
-                f"splits must be named by letters, digits and '_', got {names}",
-            ),
-            (
-                all(fraction > 0 for _, fraction in self.splits)
-                and math.isclose(sum(fraction for _, fraction in self.splits), 1, abs_tol=1e-6),
-                f"split fractions must be positive and add up to 1, got {dict(self.splits)}",
-            ),
+            *_split_rules(self.splits),
             (self.shard_mib > 0, f"shard_mib must be positive, got {self.shard_mib}"),
             (self.max_short_side >= 0, f"max_short_side must be 0 or more, got {self.max_short_side}"),
             (1 <= self.quality <= 100, f"quality must be between 1 and 100, got {self.quality}"),
@@ -75,14 +67,34 @@ class ConvertConfig:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
-    """Reads `train=0.9,validation=0.1`.
+def _split_rules(splits: tuple[tuple[str, float], ...] | str) -> tuple[tuple[bool, str], ...]:
+    if isinstance(splits, str):
+        return ((splits == FOLDERS, f"splits must be {FOLDERS!r} or names with fractions, got {splits!r}"),)
+    names = [name for name, _ in splits]
+    total = sum(fraction for _, fraction in splits)
+    return (
+        (len(names) > 0 and len(set(names)) == len(names), f"splits must be named, each once, got {names}"),
+        (
+            all(SPLIT_NAME.fullmatch(name) for name in names),
+            f"splits must be named by letters, digits and '_', got {names}",
+        ),
+        (
+            all(fraction > 0 for _, fraction in splits) and math.isclose(total, 1, abs_tol=1e-6),
+            f"split fractions must be positive and add up to 1, got {dict(splits)}",
+        ),
+    )
+
+
+def parse_splits(text: str) -> tuple[tuple[str, float], ...] | str:
+    """Reads `train=0.9,validation=0.1`, or `folders`.
 
     Raises:
-        UsageError: The text is not of that form.
+        UsageError: The text is of neither form.
     """
+    if text == FOLDERS:
+        return text
     try:
         pairs = [part.split("=") for part in text.split(",")]
         return tuple((name.strip(), float(fraction)) for name, fraction in pairs)
     except ValueError:
-        raise UsageError(f"splits must look like train=0.9,validation=0.1, got {text!r}") from None
+        raise UsageError(f"splits must look like train=0.9,validation=0.1, or be {FOLDERS!r}, got {text!r}") from None

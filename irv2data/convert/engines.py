@@ -64,7 +64,9 @@ def run_local(
                 finished(running.pop(future), future.result())
         progress(counter.value - seen)
     except BrokenProcessPool as error:
-        raise Irv2dataError("a conversion worker died (out of memory?); rerun with --resume and fewer --workers") from error
+        raise Irv2dataError(
+            "a conversion worker died (out of memory?); rerun with --resume and fewer --workers"
+        ) from error
     except BaseException:
         _terminate(executor)
         raise

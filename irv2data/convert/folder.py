@@ -40,7 +40,7 @@ def check_output(folder: Path, source: Path, *, resume: bool, overwrite: bool) -
 
 
 def prepare(folder: Path, plan_digest: str, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder ready for the shards of a plan: emptied, or with what an interrupted run of the same plan left."""
+    """Makes the folder ready for a plan's shards: emptied, or as an interrupted run of the same plan left it."""
     if overwrite and folder.is_dir():
         _clear(folder)
     plan = folder / WORK / _PLAN
@@ -80,9 +80,7 @@ def commit(
             for plan, result in pairs
         ]
         splits[split] = shards, _write_index(folder, split, [result for _, result in pairs])
-    lines = (
-        json.dumps({"path": path, "code": code, "detail": detail}) + "\n" for path, code, detail in rejects
-    )
+    lines = (json.dumps({"path": path, "code": code, "detail": detail}) + "\n" for path, code, detail in rejects)
     _write_text(folder / manifest.REJECTS, "".join(lines))
     name = "".join(c if c.isalnum() and c.isascii() else "_" for c in folder.resolve().name.lower()) or "dataset"
     for file, text in tfds_files(name, classes, {split: shards for split, (shards, _) in splits.items()}).items():

@@ -8,11 +8,10 @@ come from different classes, which makes a block-wise shuffle nearly as good as 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from irv2data.convert.config import ConvertConfig
 
 MIB = 1 << 20
 # Small datasets are still cut into this many shards, if each gets this many records: the shard is the unit of
@@ -55,27 +54,32 @@ def duplicates(digests: np.ndarray) -> np.ndarray:
     return repeated
 
 
-def plan_shards(digests: np.ndarray, sizes: np.ndarray, usable: np.ndarray, config: ConvertConfig) -> list[ShardPlan]:
-    """Lays the usable sources out over the splits' shards.
+def split_by_content(keys: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
+    """Which split each content belongs to: int64 [N] of the `content_keys` and fractions that add up to 1."""
+    return np.searchsorted(np.cumsum(fractions)[:-1], keys[:, 0] / 2.0**64, side="right")
+
+
+def plan_shards(
+    keys: np.ndarray, sizes: np.ndarray, split: np.ndarray, names: Sequence[str], shard_bytes: int
+) -> list[ShardPlan]:
+    """Lays sources out over the splits' shards.
 
     Args:
-        digests: uint8 [N, 32], SHA-256 of each source.
+        keys: uint64 [N, 2], the `content_keys`.
         sizes: int64 [N], bytes of each source.
-        usable: bool [N], False for what was rejected or dropped already.
-        config: `splits`, `seed` and `shard_mib` are used.
+        split: int [N], number of each source's split; -1 for what is not converted.
+        names: Split names.
+        shard_bytes: Largest shard, in bytes of sources.
 
     Returns:
         The shards of all splits, in order. Every split has at least one, which may be empty.
     """
-    keys = content_keys(digests, config.seed)
-    edges = np.cumsum([fraction for _, fraction in config.splits])[:-1]
-    split = np.searchsorted(edges, keys[:, 0] / 2.0**64, side="right")
     plans = []
-    for number, (name, _) in enumerate(config.splits):
-        rows = np.flatnonzero(usable & (split == number))
+    for number, name in enumerate(names):
+        rows = np.flatnonzero(split == number)
         # Equal content has an equal key; a stable sort then keeps the order of the paths.
         rows = rows[np.argsort(keys[rows, 1], kind="stable")]
-        parts = _cut(sizes[rows], round(config.shard_mib * MIB))
+        parts = _cut(sizes[rows], shard_bytes)
         plans += [
             ShardPlan(split=name, number=index, of=len(parts), sources=rows[start:stop])
             for index, (start, stop) in enumerate(parts)

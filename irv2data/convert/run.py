@@ -101,14 +101,15 @@ def convert(
         raise UsageError("resume keeps what is there and overwrite removes it; give one of them")
     check_output(folder, Path(source), resume=resume, overwrite=overwrite)
     try:
-        listing = list_folder(os.fspath(source), _counter(progress, "listing"))
+        by_folder = isinstance(config.splits, str)
+        listing = list_folder(os.fspath(source), split_folders=by_folder, progress=_counter(progress, "listing"))
         digests, sizes, rejects = _hash_sources(listing, workers, progress)
         if config.on_error == "fail" and rejects:
             path, code, detail = rejects[0]
             raise SourceError(f"{os.path.join(listing.root, path)}: {code}: {detail}; --on_error=reject goes on")
-        bad = np.isin(np.array(listing.paths, object), [path for path, _, _ in rejects]) if rejects else np.zeros(len(sizes), bool)
-        repeated = layout.duplicates(digests) & ~bad if config.duplicates == "drop" else np.zeros(len(sizes), bool)
-        plans = layout.plan_shards(digests, sizes, ~bad & ~repeated, config)
+        keys = layout.content_keys(digests, config.seed)
+        split, names, repeated = _assign(listing, digests, keys, [path for path, _, _ in rejects], config)
+        plans = layout.plan_shards(keys, sizes, split, names, round(config.shard_mib * layout.MIB))
         if dry_run:
             counted = [(len(plan.sources), int(sizes[plan.sources].sum())) for plan in plans]
         else:
@@ -119,14 +120,16 @@ def convert(
                 key=lambda reject: os.fsencode(reject[0]),
             )
             counted = [(result.records, result.bytes) for result in results]
-            totals = {"sources": len(listing.paths), "rejected": len(rejects), "dropped": int(repeated.sum())}
+            totals = {"sources": len(listing.paths), "rejected": len(rejects), "dropped": repeated}
             commit(folder, listing.classes, plans, results, rejects, {**totals, "options": asdict(config)})
     except KeyboardInterrupt:
         remove_partial(folder)
         raise InterruptedRunError(f"interrupted; finished shards are kept, go on with --resume: {folder}") from None
     except OSError as error:
-        raise DatasetError(f"{error.filename or folder}: cannot be written ({error.strerror}); --resume goes on") from error
-    splits = {name: {"records": 0, "shards": 0, "bytes": 0} for name, _ in config.splits}
+        raise DatasetError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); --resume goes on"
+        ) from error
+    splits = {name: {"records": 0, "shards": 0, "bytes": 0} for name in names}
     for plan, (records, size) in zip(plans, counted, strict=True):
         total = splits[plan.split]
         total["records"] += records
@@ -136,7 +139,7 @@ def convert(
         dataset=str(folder),
         sources=len(listing.paths),
         rejected=len(rejects),
-        dropped=int(repeated.sum()),
+        dropped=repeated,
         ignored=listing.ignored,
         classes=len(listing.classes),
         splits=splits,
@@ -144,6 +147,21 @@ def convert(
         dry_run=dry_run,
         seconds=round(time.monotonic() - started, 3),
     )
+
+
+def _assign(
+    listing: Listing, digests: np.ndarray, keys: np.ndarray, rejected: list[str], config: ConvertConfig
+) -> tuple[np.ndarray, tuple[str, ...], int]:
+    """The split of each source (int [N], -1 for none), the splits' names, and how many duplicates were dropped."""
+    usable = ~np.isin(np.array(listing.paths, object), rejected) if rejected else np.ones(len(listing.paths), bool)
+    if isinstance(config.splits, str):
+        names, split = listing.splits, listing.split
+    else:
+        names = tuple(name for name, _ in config.splits)
+        fractions = [fraction for _, fraction in config.splits]
+        split = layout.split_by_content(keys, fractions)
+    repeated = usable & layout.duplicates(digests) if config.duplicates == "drop" else np.zeros_like(usable)
+    return np.where(usable & ~repeated, split, -1), names, int(repeated.sum())
 
 
 def _counter(progress: Progress, stage: str, total: int | None = None) -> Callable[[int], None]:
@@ -157,7 +175,9 @@ def _counter(progress: Progress, stage: str, total: int | None = None) -> Callab
     return count
 
 
-def _hash_chunk(task: tuple[str, list[str], list[int]], advance: Callable[[], None]) -> tuple[bytes, list[int], list[tuple[str, str, str]]]:
+def _hash_chunk(
+    task: tuple[str, list[str], list[int]], advance: Callable[[], None]
+) -> tuple[bytes, list[int], list[tuple[str, str, str]]]:
     """Content digests (32 bytes each), sizes and rejects of some sources; runs in a worker."""
     root, paths, labels = task
     digests, sizes, rejects = [], [], []
@@ -176,7 +196,9 @@ def _hash_chunk(task: tuple[str, list[str], list[int]], advance: Callable[[], No
     return b"".join(digests), sizes, rejects
 
 
-def _hash_sources(listing: Listing, workers: int, progress: Progress) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, str]]]:
+def _hash_sources(
+    listing: Listing, workers: int, progress: Progress
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, str]]]:
     """SHA-256 (uint8 [N, 32]) and size (int64 [N]) of every source, and the rejects among them."""
     count = len(listing.paths)
     digests = np.zeros((count, 32), np.uint8)
@@ -245,5 +267,3 @@ def _write_shards(
         progress=count,
     )
     return [results[number] for number in range(len(plans))]
-
-

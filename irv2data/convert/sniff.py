@@ -4,9 +4,12 @@ from __future__ import annotations
 
 SIGNATURE_BYTES = 16
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .avif .heic .heif .jp2 .ico .ppm .pgm .pbm".split()
-)
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".avif",
+    ".heic", ".heif", ".jp2", ".ico", ".ppm", ".pgm", ".pbm",
+))
+# fmt: on
 
 
 def sniff(head: bytes) -> str | None:

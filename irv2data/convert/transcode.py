@@ -1,4 +1,4 @@
-"""One file's bytes into the bytes that are stored: upright, RGB or grey, 8 bits, no alpha, no metadata, fully decoded once.
+"""One file's bytes into the bytes that are stored: upright, RGB or grey, 8 bits, no alpha, no metadata, decoded once.
 
 TensorFlow ignores EXIF orientation, drops alpha without compositing, and cuts 16-bit PNG to 8 bits without a
 word; all of that is settled here, once. What needs none of it keeps its compressed data.
@@ -73,7 +73,7 @@ def transcode(data: bytes, config: ConvertConfig) -> Stored:
     if kind not in ("JPEG", "PNG"):
         raise RejectError("unsupported", f"{kind} is not converted")
     with warnings.catch_warnings():
-        # Pillow warns of bombs (our own limit is stricter and explicit) and of broken EXIF (then there is no orientation).
+        # Pillow warns of bombs (our own limit is explicit) and of broken EXIF (then there is no orientation).
         warnings.simplefilter("ignore")
         image = _open(data, kind)
         if image.width * image.height > config.max_megapixels * 1e6:

@@ -98,7 +98,11 @@ def _check_index(dataset: Dataset, split: Split, *, deep: bool) -> Iterator[Prob
             yield Problem(file=file, record=None, reason="its SHA-256 differs from the manifest's")
     if columns.keys() != manifest.COLUMNS.keys():
         return
-    counts = np.bincount(columns["shard"], minlength=len(split.shards)) if split.num_records else np.zeros(len(split.shards), int)
+    counts = (
+        np.bincount(columns["shard"], minlength=len(split.shards))
+        if split.num_records
+        else np.zeros(len(split.shards), int)
+    )
     ends = columns["offset"] + columns["length"]
     for number, shard in enumerate(split.shards):
         rows = columns["shard"] == number
@@ -135,7 +139,9 @@ def _check_shard(
         yield Problem(file=shard.file, record=None, reason=f"cannot be read ({error.strerror})")
         return
     if record + 1 != shard.records:
-        yield Problem(file=shard.file, record=None, reason=f"holds {record + 1} records, the manifest says {shard.records}")
+        yield Problem(
+            file=shard.file, record=None, reason=f"holds {record + 1} records, the manifest says {shard.records}"
+        )
     elif digest.hexdigest() != shard.sha256:
         yield Problem(file=shard.file, record=None, reason="its SHA-256 differs from the manifest's")
 

@@ -29,9 +29,7 @@ def decode_chunk(plan: dict[str, tf.Tensor], paths: tf.Tensor) -> tf.data.Datase
     """
     count = tf.shape(plan["record"])[0]
     real = tf.math.count_nonzero(plan["record"] >= 0, dtype=tf.int32)
-    how = tf.data.Dataset.from_tensor_slices(
-        tuple(plan[name][:real] for name in ("format", "scale", "crop", "reduce"))
-    )
+    how = tf.data.Dataset.from_tensor_slices(tuple(plan[name][:real] for name in ("format", "scale", "crop", "reduce")))
     encoded = read_records(paths, plan["shard"][:real], plan["offset"][:real])
     images = tf.data.Dataset.zip((encoded, how)).map(lambda image, how: decode_window(image, *how))
     filler = tf.data.Dataset.from_tensors(tf.zeros([1, 1, 3], tf.uint8)).repeat(tf.cast(count - real, tf.int64))

@@ -25,7 +25,9 @@ def level_of(size: np.ndarray, output: tuple[int, int]) -> np.ndarray:
     return level + (widths < size[:, 1])
 
 
-def choose_canvases(sizes: np.ndarray, output: tuple[int, int], count: int, least_largest: int) -> tuple[tuple[int, int], ...]:
+def choose_canvases(
+    sizes: np.ndarray, output: tuple[int, int], count: int, least_largest: int
+) -> tuple[tuple[int, int], ...]:
     """The ladder of at most `count` canvases that pads the given sizes least.
 
     All canvases share the output's aspect, so they are nested and one number (the level) orders them; which levels to

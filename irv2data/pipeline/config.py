@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from irv2data.errors import UsageError
 
@@ -117,4 +118,4 @@ def _require_size(name: str, size: object) -> None:
 
 
 def _nested(canvases: tuple[tuple[int, int], ...]) -> bool:
-    return all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in zip(canvases, canvases[1:], strict=False))
+    return all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in pairwise(canvases))

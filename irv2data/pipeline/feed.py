@@ -49,7 +49,10 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
         if not (epoch >= 0 and 0 <= step <= steps):
             raise UsageError(f"epoch {epoch} has steps 0 to {steps}, got step {step}")
         first = step // WINDOW
-        calls += [(epoch, window, step % WINDOW if window == first else 0) for window in range(first, plan.windows_per_epoch())]
+        calls += [
+            (epoch, window, step % WINDOW if window == first else 0)
+            for window in range(first, plan.windows_per_epoch())
+        ]
     specs = {name: tf.TensorSpec((None, share.chunk, *shape), dtype) for name, (dtype, shape) in _FIELDS.items()}
     specs["canvas"] = tf.TensorSpec((None, 2), tf.int32)
     names = tuple(specs)

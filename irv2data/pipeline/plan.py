@@ -193,14 +193,15 @@ class Plan:
         config, n = self.config, self.split.num_records
         pixels = config.max_canvas_pixels or config.image_size[0] * config.image_size[1] * 64 / 9
         times = (pixels / (config.image_size[0] * config.image_size[1])) ** 0.5
-        bound = tuple(max(int(side * times), 2 * side + 2) for side in config.image_size)
+        least = _reducible(config)
+        bound = (max(int(config.image_size[0] * times), least[0]), max(int(config.image_size[1] * times), least[1]))
         self.canvases = (bound,)  # what decides the reductions while the sample is taken
         sample = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
         sizes = self._decisions(sample, 0, 0)["size"]
         # No canvas needs to be larger than the largest image; none may be too small to reduce onto (see geometry).
-        largest = np.minimum([self._columns["height"].max(), self._columns["width"].max()], _reducible(config))
-        least = int(buckets.level_of(np.array([largest]), config.image_size)[0])
-        ladder = buckets.choose_canvases(sizes, config.image_size, config.buckets, least)
+        largest = np.minimum([self._columns["height"].max(), self._columns["width"].max()], least)
+        level = int(buckets.level_of(np.array([largest]), config.image_size)[0])
+        ladder = buckets.choose_canvases(sizes, config.image_size, config.buckets, level)
         # Rounding up to the grid must not exceed the bound; every size was made to fit into it.
         return tuple((min(height, bound[0]), min(width, bound[1])) for height, width in ladder)
 

@@ -1,0 +1,100 @@
+"""One step of training on all replicas, fed eagerly batch by batch so that canvas shapes stay static."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from irv2data.device.resample import preprocess
+from irv2data.pipeline.config import OutputSpec
+
+
+class Preprocessor:
+    """The device stage on every replica, as graphs of its own: one for each canvas shape, traced when first met.
+
+    Tracing only the resample for a shape takes a moment; tracing the network with it would take Inception-ResNet-v2's
+    15 seconds each time.
+
+    Args:
+        strategy: Where to run.
+        output: `pipeline.output`.
+
+    Attributes:
+        graphs: Canvas shape [b, H, W, 3] to its graph.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, output: OutputSpec):
+        self.graphs: dict[tuple[int, ...], Any] = {}
+        self._strategy = strategy
+        self._output = output
+
+    def __call__(self, batch: dict[str, Any]) -> Any:
+        """Per-replica images [b, h, w, 3] of a distributed batch."""
+        # All replicas have the same shape in a step, so the first one speaks for them.
+        shape = tuple(self._strategy.experimental_local_results(batch["canvas"])[0].shape)
+        if shape not in self.graphs:
+            # A new function each, not one retraced: TensorFlow warns of the latter, and here it is meant.
+            self.graphs[shape] = tf.function(lambda batch: self._on_replicas(batch))
+        return self.graphs[shape]({name: batch[name] for name in ("canvas", "box", "flip")})
+
+    def _on_replicas(self, batch: dict[str, Any]) -> Any:
+        return self._strategy.run(lambda batch: preprocess(batch, self._output), args=(batch,))
+
+
+def sums_of(logits: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Weighted sums of loss, of hits and of weights: float32 [3].
+
+    Args:
+        logits: float32 [B, classes].
+        label: int64 [B].
+        weight: float32 [B], 0 for filler.
+    """
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+    hits = tf.cast(tf.equal(tf.argmax(logits, axis=-1), label), tf.float32)
+    return tf.stack([tf.reduce_sum(losses * weight), tf.reduce_sum(hits * weight), tf.reduce_sum(weight)])
+
+
+class TrainStep:
+    """Gradient step of the currently trainable variables; make a new one after `unfreeze`.
+
+    The loss is the mean over the *global* batch: each replica divides its sum by the global batch size, and Keras'
+    optimizer adds the replicas' gradients up. N replicas then do what one would.
+
+    Args:
+        strategy: Where the model lives.
+        model: From images in [-1, 1] to logits.
+        optimizer: A Keras optimizer made in the strategy's scope.
+        batch_size: Global batch size.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        batch_size: int,
+    ):
+        variables = model.trainable_variables
+        with strategy.scope():
+            optimizer.build(variables)
+
+        def replica(images: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                sums = sums_of(model(images, training=True), label, weight)
+                loss = sums[0] / batch_size
+                if model.losses:  # regularisers: every replica adds the same, so each takes its part
+                    loss += tf.add_n(model.losses) / strategy.num_replicas_in_sync
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            return sums
+
+        @tf.function
+        def on_replicas(images: Any, label: Any, weight: Any) -> tf.Tensor:
+            return strategy.reduce("SUM", strategy.run(replica, args=(images, label, weight)), axis=None)
+
+        self._run = on_replicas
+
+    def __call__(self, images: Any, batch: dict[str, Any]) -> tf.Tensor:
+        """One step on per-replica images; returns the global `sums_of`, float32 [3]."""
+        return self._run(images, batch["label"], batch["weight"])

@@ -1,0 +1,43 @@
+"""The replicas of a run: every GPU there is, or logical CPU devices that stand in for them."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from irv2data.errors import UsageError
+
+
+def make_strategy(replicas: int = 0) -> tf.distribute.Strategy:
+    """A `MirroredStrategy`.
+
+    Args:
+        replicas: How many; 0 for all GPUs, or one CPU replica where there is none. More than there are GPUs is only
+            possible without any: they are then logical devices that share the processor.
+
+    Raises:
+        UsageError: There are not so many GPUs, or TensorFlow has been initialised with other logical devices.
+    """
+    if replicas < 0:
+        raise UsageError(f"replicas must be 0 (all GPUs) or more, got {replicas}")
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if replicas > len(gpus):
+            raise UsageError(f"replicas must be at most the number of GPUs, {len(gpus)}, got {replicas}")
+        return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(replicas or len(gpus))])
+    count = max(1, replicas)
+    if len(tf.config.list_logical_devices("CPU") if _initialised() else ()) < count:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        try:
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+        except RuntimeError as error:
+            raise UsageError(
+                f"replicas: {count} logical CPU devices must be set up before TensorFlow is first used ({error})"
+            ) from error
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(count)])
+
+
+def _initialised() -> bool:
+    # Asking for the logical devices initialises TensorFlow, after which their number cannot be changed.
+    from tensorflow.python.eager import context
+
+    return bool(context.context()._initialized)
