@@ -24,6 +24,11 @@ SOURCES = {
 SMALLEST = 48
 
 
+def all_sources() -> list[str]:
+    """Every source photograph, as `package:file`."""
+    return [name for splits in SOURCES.values() for names in splits.values() for name in names]
+
+
 def source_path(name: str) -> Path:
     """Where an installed package keeps a photograph, given as `package:file`."""
     package, file = name.split(":")
@@ -41,8 +46,8 @@ def write_folder(folder: Path, *, images_per_source: int = 24, seed: int = 0) ->
 
     Args:
         folder: Folder to make.
-        images_per_source: Crops a photograph; their short sides are log-uniform between 48 pixels and all there is,
-            their aspects between 1:2 and 2:1.
+        images_per_source: Crops a photograph; their short sides are uniform between 48 pixels and all there is,
+            their aspects log-uniform between 1:2 and 2:1.
         seed: Of the crops.
 
     Returns:
@@ -69,7 +74,7 @@ def write_folder(folder: Path, *, images_per_source: int = 24, seed: int = 0) ->
 
 
 def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    short = np.exp(rng.uniform(np.log(SMALLEST), np.log(min(size))))
+    short = rng.uniform(SMALLEST, min(size))
     aspect = np.exp(rng.uniform(np.log(1 / 2), np.log(2)))
     width = round(min(short * max(aspect, 1), size[0]))
     height = round(min(short * max(1 / aspect, 1), size[1]))

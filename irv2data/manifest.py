@@ -97,7 +97,7 @@ class Split:
         path = column_path(self.folder, self.name, name)
         try:
             column = np.load(path, mmap_mode="r") if self.num_records else np.load(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DatasetError(f"{path}: the index cannot be read ({error}); convert the dataset again") from error
         if column.dtype != COLUMNS[name] or column.shape != (self.num_records,):
             raise DatasetError(
@@ -127,17 +127,20 @@ class Dataset:
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
         manifest = _read_manifest(self.folder)
-        self.classes: tuple[str, ...] = tuple(manifest["classes"])
-        self.source: dict[str, Any] = manifest["source"]
-        self.splits: dict[str, Split] = {
-            name: Split(
-                name=name,
-                folder=self.folder,
-                shards=tuple(Shard(**shard) for shard in split["shards"]),
-                index=split["index"],
-            )
-            for name, split in manifest["splits"].items()
-        }
+        try:
+            self.classes: tuple[str, ...] = tuple(manifest["classes"])
+            self.source: dict[str, Any] = manifest["source"]
+            self.splits: dict[str, Split] = {
+                name: Split(
+                    name=name,
+                    folder=self.folder,
+                    shards=tuple(Shard(**shard) for shard in split["shards"]),
+                    index=split["index"],
+                )
+                for name, split in manifest["splits"].items()
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _not_ours(self.folder / MANIFEST, error) from error
         for split in self.splits.values():
             for shard, path in zip(split.shards, split.paths, strict=True):
                 _check_size(path, shard.bytes)
@@ -209,7 +212,7 @@ def manifest_text(
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DatasetError(f"{folder}: no such folder; make a dataset with `irv2data convert SOURCE {folder}`")
     try:
         text = path.read_text(encoding="utf-8")
@@ -228,10 +231,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if version == VERSION and classes_sha256(manifest["classes"]) != manifest["classes_sha256"]:
             raise DatasetError(f"{path}: the class list was changed by hand (its digest differs); convert again")
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: not a manifest of irv2data ({error!r}); convert the dataset again") from error
+        raise _not_ours(path, error) from error
     if version != VERSION:
         raise DatasetError(f"{path}: written in format version {version}, this release reads {VERSION}; convert again")
     return dict(manifest)
+
+
+def _not_ours(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path}: not a manifest of irv2data ({error!r}); convert the dataset again")
 
 
 def _check_size(path: str, expected: int) -> None:

@@ -10,12 +10,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any, NoReturn
 
 from absl import app, logging
 from absl.flags import argparse_flags
 
 from irv2data import __version__
-from irv2data.errors import EXIT_FAILED, EXIT_INTERRUPTED, Irv2dataError
+from irv2data.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Irv2dataError
 
 # Name to one line of help. A command's module is imported only when it runs: `irv2data --help` stays instant.
 COMMANDS = {
@@ -27,9 +28,18 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse_flags.ArgumentParser):  # type: ignore[misc]
+    """Reports wrong flags as every other error is reported: with --json as an object, too."""
+
+    def error(self, message: str) -> NoReturn:
+        if "--json" in sys.argv:
+            print(json.dumps(_error(message, "UsageError", EXIT_USAGE)))
+        super().error(message)
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parses a command line; the sub-command's module has added its flags and sets `run`."""
-    parser = argparse_flags.ArgumentParser(
+    parser = _Parser(
         prog="irv2data", description="Variable-size images into Inception-ResNet-v2, fast.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"irv2data {__version__}")
@@ -66,15 +76,17 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def _report(arguments: argparse.Namespace, message: str, kind: str, code: int) -> int:
     if getattr(arguments, "json", False):
-        print(json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}))
+        print(json.dumps(_error(message, kind, code)))
     print(f"irv2data {arguments.command}: {message}", file=sys.stderr)
     return code
 
 
+def _error(message: str, kind: str, code: int) -> dict[str, Any]:
+    return {"error": {"type": kind, "message": message, "exit_code": code}}
+
+
 def main_cli() -> None:
     """Entry point of the console command."""
-    # Before TensorFlow is imported anywhere: its start-up chatter would bury a command's own output.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app.run(run, flags_parser=parse)
 
 

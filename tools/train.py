@@ -11,6 +11,7 @@ from irv2data.pipeline.config import FITS
 from irv2data.training.config import TrainConfig
 
 from .common import Bars, add_json, parse_size, print_json
+from .quiet import load_tensorflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         validation_split=arguments.validation_split or None,
     )
     dataset = Dataset(arguments.dataset)
-    # TensorFlow is loaded here, after the flags and the dataset were found good.
+    load_tensorflow()  # after the flags and the dataset were found good
     from irv2data.training import make_strategy, train
 
     strategy = make_strategy(arguments.replicas)

@@ -30,13 +30,20 @@ def check_output(folder: Path, source: Path, *, resume: bool, overwrite: bool) -
         raise UsageError(f"{folder}: lies inside the source folder {source}; choose a folder outside it")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    ours = (folder / manifest.MANIFEST).exists() or (folder / WORK).is_dir()
-    if not ours:
+    if not (_is_dataset(folder) or (folder / WORK).is_dir()):
         raise UsageError(f"{folder}: is not empty and no dataset of irv2data; choose another folder")
     if resume and (folder / manifest.MANIFEST).exists():
         raise UsageError(f"{folder}: is a finished dataset, there is nothing to resume; --overwrite replaces it")
     if not (resume or overwrite):
         raise UsageError(f"{folder}: exists; --overwrite replaces it, --resume finishes an interrupted conversion")
+
+
+def _is_dataset(folder: Path) -> bool:
+    # The name alone proves nothing: other tools write a dataset.json too, and --overwrite removes files.
+    try:
+        return bool(json.loads((folder / manifest.MANIFEST).read_text(encoding="utf-8"))["format"] == "irv2data")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def prepare(folder: Path, plan_digest: str, *, resume: bool, overwrite: bool) -> None:
@@ -54,8 +61,9 @@ def prepare(folder: Path, plan_digest: str, *, resume: bool, overwrite: bool) ->
 
 def remove_partial(folder: Path) -> None:
     """Removes half-written files, which carry names of their own and are of no use."""
-    for path in (*folder.glob(".*.partial"), *(folder / WORK).glob(".*.partial")):
-        path.unlink(missing_ok=True)
+    for place in (".*.partial", f"{WORK}/.*.partial", f"{manifest.INDEX}/*/.*.partial"):
+        for path in folder.glob(place):
+            path.unlink(missing_ok=True)
 
 
 def commit(

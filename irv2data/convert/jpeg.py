@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SOI, _EOI, _SOS, _APP0, _APP14, _APP15, _COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE, 0xEF, 0xFE
@@ -79,7 +80,7 @@ def parse(data: bytes) -> Jpeg:
         elif marker == _APP0 and body[:4] == b"JFIF" and len(body) >= 14:
             # Rewritten without its thumbnail, which is a picture of the original and may show what was cropped.
             kept.append(b"\xff\xe0\x00\x10" + body[:12] + b"\x00\x00")
-        elif not (_APP0 <= marker <= _APP15 or marker == _COM):
+        elif not _is_metadata(marker):
             kept.append(data[position:end])
         position = end
     if frame is None:
@@ -92,18 +93,28 @@ def parse(data: bytes) -> Jpeg:
         width=width,
         components=components,
         plain_rgb=plain_rgb and components == 3,
-        stripped=b"".join((*kept, data[position : _end_of_image(data, position)])),
+        stripped=b"".join((*kept, *_scans(data, position))),
     )
 
 
-def _end_of_image(data: bytes, start: int) -> int:
-    """Where the image ends: after its end marker, leaving out what phones and editors append behind it."""
+def _scans(data: bytes, start: int) -> Iterator[bytes]:
+    """The scans and the tables between them up to the end marker: what follows is what phones and editors append."""
     position = start
     while (found := _MARKER.search(data, position)) is not None:
         position = found.start()
-        if data[position + 1] == _EOI:
-            return position + 2
+        marker = data[position + 1]
+        if marker == _EOI:
+            yield data[start : position + 2]
+            return
         if position + 4 > len(data):
             break
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]  # a table or the next scan's header
-    return len(data)
+        end = position + 2 + struct.unpack_from(">H", data, position + 2)[0]  # a table or the next scan's header
+        if _is_metadata(marker):
+            yield data[start:position]
+            start = end
+        position = end
+    yield data[start:]
+
+
+def _is_metadata(marker: int) -> bool:
+    return _APP0 <= marker <= _APP15 or marker == _COM

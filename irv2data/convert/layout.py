@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -89,13 +90,24 @@ def plan_shards(
 
 def _cut(sizes: np.ndarray, shard_bytes: int) -> list[tuple[int, int]]:
     """Cuts a sequence into runs of nearly equal bytes, none larger than `shard_bytes` unless one record is."""
-    ends = np.cumsum(sizes)
-    total = int(sizes.sum())
-    wanted = max(1, -(-total // shard_bytes), min(_MIN_SHARDS, len(sizes) // _MIN_RECORDS))
-    while True:
-        cuts = np.searchsorted(ends, total * np.arange(1, wanted) / wanted)
-        bounds = np.unique([0, *cuts, len(sizes)]) if len(sizes) else np.zeros(2, np.int64)
-        parts = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
-        if all(stop - start <= 1 or sizes[start:stop].sum() <= shard_bytes for start, stop in parts):
-            return parts
-        wanted += 1
+    if not len(sizes):
+        return [(0, 0)]
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+
+    def fill(limit: int) -> list[int]:
+        """The bounds of runs filled up to `limit` bytes each: the fewest there can be."""
+        bounds = [0]
+        while bounds[-1] < len(sizes):
+            reached = int(np.searchsorted(ends, ends[bounds[-1]] + limit, side="right")) - 1
+            bounds.append(max(bounds[-1] + 1, reached))
+        return bounds
+
+    most = max(len(fill(shard_bytes)) - 1, min(_MIN_SHARDS, len(sizes) // _MIN_RECORDS))
+    low, high = 0, shard_bytes
+    while low < high:  # the smallest limit that needs no more runs, so that no last run is left nearly empty
+        limit = (low + high) // 2
+        if len(fill(limit)) - 1 <= most:
+            high = limit
+        else:
+            low = limit + 1
+    return list(pairwise(fill(high)))

@@ -20,7 +20,7 @@ from irv2data.convert.folder import WORK, check_output, commit, prepare, remove_
 from irv2data.convert.sources import Listing, list_folder
 from irv2data.convert.transcode import RejectError
 from irv2data.convert.writer import ShardResult, Task, load_result, read_source, write_shard
-from irv2data.errors import DatasetError, InterruptedRunError, SourceError, UsageError
+from irv2data.errors import DatasetError, InterruptedRunError, Irv2dataError, SourceError, UsageError
 
 _HASH_CHUNK = 128  # files hashed by one task: large enough to hide its dispatch, small enough to share evenly
 
@@ -99,7 +99,10 @@ def convert(
         raise UsageError(f"workers must be 0 (all cores) or more, got {workers}")
     if resume and overwrite:
         raise UsageError("resume keeps what is there and overwrite removes it; give one of them")
-    check_output(folder, Path(source), resume=resume, overwrite=overwrite)
+    try:
+        check_output(folder, Path(source), resume=resume, overwrite=overwrite)
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be used ({error.strerror})") from error
     try:
         by_folder = isinstance(config.splits, str)
         listing = list_folder(os.fspath(source), split_folders=by_folder, progress=_counter(progress, "listing"))
@@ -125,7 +128,11 @@ def convert(
     except KeyboardInterrupt:
         remove_partial(folder)
         raise InterruptedRunError(f"interrupted; finished shards are kept, go on with --resume: {folder}") from None
+    except Irv2dataError:
+        remove_partial(folder)
+        raise
     except OSError as error:
+        remove_partial(folder)
         raise DatasetError(
             f"{error.filename or folder}: cannot be written ({error.strerror}); --resume goes on"
         ) from error
@@ -153,7 +160,8 @@ def _assign(
     listing: Listing, digests: np.ndarray, keys: np.ndarray, rejected: list[str], config: ConvertConfig
 ) -> tuple[np.ndarray, tuple[str, ...], int]:
     """The split of each source (int [N], -1 for none), the splits' names, and how many duplicates were dropped."""
-    usable = ~np.isin(np.array(listing.paths, object), rejected) if rejected else np.ones(len(listing.paths), bool)
+    bad = set(rejected)
+    usable = np.array([path not in bad for path in listing.paths], bool)
     if isinstance(config.splits, str):
         names, split = listing.splits, listing.split
     else:

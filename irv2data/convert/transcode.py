@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from irv2data.convert import jpeg
 from irv2data.convert.config import ConvertConfig
@@ -33,6 +33,15 @@ REJECT_CODES = {
 
 _BACKGROUND = (255, 255, 255)
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SRGB = ImageCms.createProfile("sRGB")
 _PNG_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
 
@@ -86,6 +95,9 @@ def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
     Image.MAX_IMAGE_PIXELS = None
     try:
         return Image.open(io.BytesIO(data), formats=(kind,))
+    except UnidentifiedImageError as error:
+        # Pillow's own text holds a memory address, and rejects.jsonl must not differ from run to run.
+        raise RejectError("corrupt", f"the {kind} header cannot be read") from error
     except Exception as error:
         raise _rejected(error) from error
 
@@ -111,11 +123,11 @@ def _transcode_jpeg(data: bytes, image: ImageFile.ImageFile, config: ConvertConf
         raise RejectError("corrupt", str(error)) from error
     if header.precision != 8:
         raise RejectError("unsupported", f"JPEG of {header.precision} bits a sample is not converted")
-    upright = _orientation(image) == 1
+    turn = _turn(image)
     profile = _foreign_profile(image)
     shrink = _shrunk_size(image.size, config)
     plain = header.process in (0, 1, 2) and header.components in (1, 3) and not header.plain_rgb
-    if plain and upright and profile is None and shrink is None:
+    if plain and turn is None and profile is None and shrink is None:
         # Decoding at 1/8 reads every entropy-coded byte and skips most of the inverse DCT.
         image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
         width, height = header.width, header.height
@@ -125,31 +137,36 @@ def _transcode_jpeg(data: bytes, image: ImageFile.ImageFile, config: ConvertConf
     if shrink is not None:
         image.draft("RGB" if image.mode == "RGB" else image.mode, shrink)
     _load(image)
-    return _store(_to_upright_srgb(image, profile), shrink if upright else _turned(image, shrink), "JPEG", config)
+    return _store(_to_upright_srgb(image, turn, profile), _turned(shrink, turn), "JPEG", config)
 
 
 def _transcode_png(data: bytes, image: ImageFile.ImageFile, config: ConvertConfig) -> Stored:
     bit_depth, colour_type = data[24], data[25]
-    upright = _orientation(image) == 1
+    turn = _turn(image)
     profile = _foreign_profile(image)
     shrink = _shrunk_size(image.size, config)
     _load(image)
+    stripped = _strip_png(data)  # also where it is not stored, for Pillow passes over checksums of pixel data
+    if colour_type == 0 and bit_depth < 8 and "transparency" in image.info:
+        # Pillow spreads the levels over 0 to 255, and leaves the one that is transparent as it was.
+        image.info["transparency"] *= 255 // (2**bit_depth - 1)
     opaque = "transparency" not in image.info and colour_type in (0, 2, 3)
-    if opaque and upright and profile is None and shrink is None and bit_depth == 8:
-        return Stored(encoded=_strip_png(data), format="PNG", code=PNG, height=image.height, width=image.width)
-    return _store(_to_upright_srgb(image, profile), shrink if upright else _turned(image, shrink), "PNG", config)
+    if opaque and turn is None and profile is None and shrink is None and bit_depth == 8:
+        return Stored(encoded=stripped, format="PNG", code=PNG, height=image.height, width=image.width)
+    return _store(_to_upright_srgb(image, turn, profile), _turned(shrink, turn), "PNG", config)
 
 
-def _orientation(image: Image.Image) -> int:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the image upright; None where EXIF says that it is, or nothing that has a meaning."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception:  # a malformed EXIF block says nothing about the image; viewers show it as it is
-        return 1
+        return None
 
 
-def _turned(image: Image.Image, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The wanted size after EXIF orientation: 5 to 8 swap width and height."""
-    return size[::-1] if size is not None and _orientation(image) >= 5 else size
+def _turned(size: tuple[int, int] | None, turn: Image.Transpose | None) -> tuple[int, int] | None:
+    """The wanted size after turning: EXIF orientations 5 to 8 swap width and height."""
+    return size[::-1] if size is not None and turn in [_TURNS[number] for number in (5, 6, 7, 8)] else size
 
 
 def _foreign_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
@@ -165,10 +182,13 @@ def _foreign_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
     return None if "srgb" in name.lower() else profile
 
 
-def _to_upright_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Image.Image:
+def _to_upright_srgb(
+    image: Image.Image, turn: Image.Transpose | None, profile: ImageCms.ImageCmsProfile | None
+) -> Image.Image:
     """RGB or L, 8 bits, alpha composited on white, EXIF orientation applied."""
-    # The orientation is read from the file's EXIF, which a conversion of the mode would lose: turn first.
-    image = ImageOps.exif_transpose(image)
+    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and fails on blocks it could read.
+    if turn is not None:
+        image = image.transpose(turn)
     if profile is not None:
         try:
             image = ImageCms.profileToProfile(image, profile, _SRGB) or image
@@ -176,6 +196,7 @@ def _to_upright_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | Non
             raise RejectError("corrupt", f"colour profile: {error}") from error
     if image.mode.startswith("I"):  # 16-bit grey: scaled to 8 bits by rounding, where Pillow's convert would clip
         levels = np.asarray(image).astype(np.float64)
+        levels[levels == image.info.get("transparency")] = 65535
         return Image.fromarray(np.rint(np.clip(levels, 0, 65535) / 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         foreground = image.convert("RGBA")

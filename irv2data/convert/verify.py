@@ -86,6 +86,10 @@ def _missing_or_resized(folder: Path, first: DatasetError) -> list[Problem]:
 
 def _check_index(dataset: Dataset, split: Split, *, deep: bool) -> Iterator[Problem]:
     columns = {}
+    if split.index.keys() != manifest.COLUMNS.keys():
+        reason = f"split {split.name!r} lists the index columns {sorted(split.index)}, not {sorted(manifest.COLUMNS)}"
+        yield Problem(file=manifest.MANIFEST, record=None, reason=reason)
+        return
     for name, digest in split.index.items():
         path = manifest.column_path(dataset.folder, split.name, name)
         file = str(path.relative_to(dataset.folder))
@@ -98,16 +102,11 @@ def _check_index(dataset: Dataset, split: Split, *, deep: bool) -> Iterator[Prob
             yield Problem(file=file, record=None, reason="its SHA-256 differs from the manifest's")
     if columns.keys() != manifest.COLUMNS.keys():
         return
-    counts = (
-        np.bincount(columns["shard"], minlength=len(split.shards))
-        if split.num_records
-        else np.zeros(len(split.shards), int)
-    )
     ends = columns["offset"] + columns["length"]
     for number, shard in enumerate(split.shards):
         rows = columns["shard"] == number
         contiguous = np.array_equal(columns["offset"][rows], np.concatenate([[0], ends[rows]])[:-1])
-        if counts[number] != shard.records or not contiguous or ends[rows].max(initial=0) != shard.bytes:
+        if rows.sum() != shard.records or not contiguous or ends[rows].max(initial=0) != shard.bytes:
             yield Problem(file=shard.file, record=None, reason="the index does not describe this shard")
     wrong = np.flatnonzero((columns["label"] < 0) | (columns["label"] >= len(dataset.classes)))
     for row in wrong[:10]:
@@ -156,6 +155,8 @@ def _wrong_image(payload: bytes, dataset: Dataset) -> str | None:
         return f"{schema.SHA256} is not the digest of the image"
     if not 0 <= record.label < len(dataset.classes) or dataset.classes[record.label] != record.text:
         return f"label {record.label} is not class {record.text!r}"
+    # Pillow refuses very large images by default; what was converted was within --max_megapixels.
+    Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(io.BytesIO(record.encoded), formats=schema.FORMATS) as image:
             size = image.size

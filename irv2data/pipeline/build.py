@@ -134,12 +134,13 @@ def _config(options: dict[str, Any]) -> PipelineConfig:
     for name in options:
         if name not in known:
             raise UsageError(f"Pipeline has no option {name!r}; it has {', '.join(known)}")
-    for name in ("image_size", "crop_pixels"):
-        if isinstance(options.get(name), (list, tuple, np.ndarray)):
-            options[name] = tuple(int(side) for side in options[name])
-    if options.get("canvases") is not None:
-        options["canvases"] = tuple((int(height), int(width)) for height, width in options["canvases"])
-    return PipelineConfig(**options)
+    return PipelineConfig(**{name: _plain(value) for name, value in options.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Lists and arrays as tuples, NumPy's numbers as Python's; their values are for the config to check."""
+    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    return tuple(_plain(part) for part in value) if isinstance(value, (list, tuple)) else value
 
 
 def _for_fit(batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:

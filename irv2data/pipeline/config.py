@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from types import NoneType
 
 from irv2data.errors import UsageError
 
@@ -73,8 +74,24 @@ class PipelineConfig:
         _require_size("image_size", self.image_size)
         if self.crop_pixels is not None:
             _require_size("crop_pixels", self.crop_pixels)
+        if self.canvases is not None and not isinstance(self.canvases, tuple):
+            raise UsageError(f"canvases must be pairs (height, width), got {self.canvases!r}")
         for canvas in self.canvases or ():
             _require_size("canvases", canvas)
+        for name, kind, words in (
+            ("batch_size", int, "a whole number"),
+            ("seed", int, "a whole number"),
+            ("buckets", int, "a whole number"),
+            ("max_canvas_pixels", (int, NoneType), "a whole number or None"),
+            ("crop_fraction", (int, float), "a number"),
+            ("drop_remainder", bool, "True or False"),
+            ("antialias", bool, "True or False"),
+            ("flip", (bool, NoneType), "True, False or None"),
+        ):
+            value = getattr(self, name)
+            # A bool is an int to Python, but never a size.
+            if not isinstance(value, kind) or (isinstance(value, bool) and "True" not in words):
+                raise UsageError(f"{name} must be {words}, got {value!r}")
         height, width = self.image_size
         least = (2 * height + 2) * (2 * width + 2)
         for ok, rule in (

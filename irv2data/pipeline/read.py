@@ -16,7 +16,8 @@ _UNBUFFERED = 0
 def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
     """The compressed images of some records.
 
-    An offset at or past the end of a shard gives no record and no error, so whoever consumes this must count.
+    An offset at or past the end of a shard gives TensorFlow no record and no error, which would shorten an epoch in
+    silence or pair an image with its neighbour's plan: here it is an error.
 
     Args:
         paths: string [S], the split's shards.
@@ -24,18 +25,27 @@ def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tf.da
         offset: int64 [N], byte where it starts.
 
     Returns:
-        A dataset of N string scalars. Iterating it raises `tf.errors.DataLossError` on a damaged record and
-        `tf.errors.NotFoundError` on a missing shard.
+        A dataset of N string scalars. Iterating it raises `tf.errors.DataLossError` on a damaged record,
+        `tf.errors.NotFoundError` on a missing shard, and `tf.errors.InvalidArgumentError`, which names the shard, on
+        one that ends before a record.
     """
 
     def read_one(path: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
         variant = tf.raw_ops.TFRecordDatasetV2(
             filenames=path[None], compression_type="", buffer_size=_UNBUFFERED, byte_offsets=start[None]
         )
-        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+        record = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+        # Reached only where there is no record.
+        return record.concatenate(tf.data.Dataset.from_tensors((path, start)).map(_ended)).take(1)
 
     places = tf.data.Dataset.from_tensor_slices((tf.gather(paths, shard), offset))
     return places.flat_map(read_one).map(_encoded)
+
+
+def _ended(path: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    message = "A shard ends before a planned record; run `irv2data verify DATASET`. Shard and byte offset:"
+    with tf.control_dependencies([tf.debugging.Assert(False, [message, path, start])]):
+        return tf.constant("")
 
 
 def _encoded(serialized: tf.Tensor) -> Any:

@@ -166,16 +166,22 @@ def _epoch(
             started, waiting = time.perf_counter(), 0.0
         progress(f"epoch {epoch + 1}", number + 1, steps)
     seconds = max(time.perf_counter() - started, 1e-9)
+    some = max(1, steps // 5)
     loss, hits, images = np.stack(sums).astype(np.float64).sum(axis=0).tolist()
     return {
         "steps": steps,
         "loss": loss / images,
         "accuracy": hits / images,
-        "first_step_loss": float(sums[0][0] / sums[0][2]),
-        "last_step_loss": float(sums[-1][0] / sums[-1][2]),
+        "loss_first_fifth": _mean_loss(sums[:some]),
+        "loss_last_fifth": _mean_loss(sums[-some:]),
         "images_per_second": (steps - 1) * pipeline.config.batch_size / seconds if steps > 1 else None,
         "input_wait": waiting / seconds if steps > 1 else None,
     }
+
+
+def _mean_loss(sums: list[np.ndarray]) -> float:
+    loss, _, images = np.stack(sums).astype(np.float64).sum(axis=0).tolist()
+    return float(loss / images)
 
 
 def _line(row: dict[str, Any], epochs: int) -> str:

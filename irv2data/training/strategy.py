@@ -33,7 +33,11 @@ def make_strategy(replicas: int = 0) -> tf.distribute.Strategy:
             raise UsageError(
                 f"replicas: {count} logical CPU devices must be set up before TensorFlow is first used ({error})"
             ) from error
-    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(count)])
+    # Not the collective operations that are the default: all strategies of a process share their group keys, so that a
+    # second one with another number of replicas aborts (tensorflow/tensorflow#61314).
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{number}" for number in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
 
 
 def _initialised() -> bool:

@@ -1,0 +1,141 @@
+"""N replicas do what one does: same sums, same weights, step after step."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from irv2data import Pipeline
+from irv2data.errors import UsageError
+from irv2data.training.evaluation import Evaluator, evaluate
+from irv2data.training.step import Preprocessor, TrainStep, sums_of
+from irv2data.training.strategy import make_strategy
+
+CLASSES = 5
+
+
+def small_model(seed: int = 0) -> keras.Model:
+    """Has what can go wrong when distributed: a regulariser, and a normalisation in inference mode."""
+    keras.utils.set_random_seed(seed)
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 5, strides=4, kernel_regularizer=keras.regularizers.L2(0.01))(images)
+    normalise = keras.layers.BatchNormalization()
+    normalise.trainable = False
+    x = keras.layers.Flatten()(keras.layers.Activation("relu")(normalise(x)))
+    return keras.Model(images, keras.layers.Dense(CLASSES)(x))
+
+
+def trained(dataset, strategy, steps: int = 5) -> tuple[list[np.ndarray], np.ndarray]:
+    pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=12, seed=3)
+    with strategy.scope():
+        model = small_model()
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    step = TrainStep(strategy, model, optimizer, 12)
+    preprocess = Preprocessor(strategy, pipeline.output)
+    sums = [
+        step(preprocess(batch), batch).numpy()
+        for batch, _ in zip(pipeline.distribute(strategy), range(steps), strict=False)
+    ]
+    return [np.array(v) for v in model.weights], np.array(sums)
+
+
+@pytest.fixture(scope="module")
+def one_replica(dataset):
+    return trained(dataset, make_strategy(1))
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_replicas_equal_one(dataset, cpu_strategy, one_replica, replicas):
+    weights, sums = trained(dataset, cpu_strategy(replicas))
+    np.testing.assert_allclose(sums, one_replica[1], rtol=1e-4)
+    for ours, theirs in zip(weights, one_replica[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_the_comparison_would_notice_a_wrong_scale(dataset, one_replica):
+    strategy = make_strategy(1)
+    pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=12, seed=3)
+    with strategy.scope():
+        model = small_model()
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    step = TrainStep(strategy, model, optimizer, 6)  # as if each of two replicas took its own mean
+    preprocess = Preprocessor(strategy, pipeline.output)
+    for batch, _ in zip(pipeline.distribute(strategy), range(5), strict=False):
+        step(preprocess(batch), batch)
+    differences = [np.abs(np.array(a) - b).max() for a, b in zip(model.weights, one_replica[0], strict=True)]
+    assert max(differences) > 1e-2
+
+
+def test_step_equals_keras_by_hand(dataset):
+    """One plain SGD step against the gradient of the mean loss plus regulariser, taken directly."""
+    strategy = make_strategy(2)
+    pipeline = Pipeline(dataset, fit="resize", image_size=(32, 32), batch_size=8)
+    with strategy.scope():
+        model = small_model()
+        optimizer = keras.optimizers.SGD(0.5)
+    reference = small_model()
+    batch = next(iter(pipeline.batches()))
+    from irv2data.device import preprocess
+
+    with tf.GradientTape() as tape:
+        logits = reference(preprocess(batch, pipeline.output), training=True)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits))
+        loss += tf.add_n(reference.losses)
+    gradients = tape.gradient(loss, reference.trainable_variables)
+    step = TrainStep(strategy, model, optimizer, 8)
+    shared = next(iter(pipeline.distribute(strategy)))
+    step(Preprocessor(strategy, pipeline.output)(shared), shared)
+    for ours, before, gradient in zip(model.trainable_variables, reference.trainable_variables, gradients, strict=True):
+        np.testing.assert_allclose(ours, before - 0.5 * gradient, atol=1e-5)
+
+
+def test_preprocessor_traces_once_a_canvas(dataset, cpu_strategy):
+    strategy = cpu_strategy(2)
+    pipeline = Pipeline(dataset, fit="resize", image_size=(32, 32), batch_size=8)
+    preprocess = Preprocessor(strategy, pipeline.output)
+    met = set()
+    for epoch in range(3):
+        for batch in pipeline.distribute(strategy, epoch):
+            images = preprocess(batch)
+            met.add(tuple(strategy.experimental_local_results(batch["canvas"])[0].shape))
+    assert strategy.experimental_local_results(images)[0].shape == (4, 32, 32, 3)
+    assert len(met) > 1
+    assert preprocess.graphs.keys() == met
+    assert [graph.experimental_get_tracing_count() for graph in preprocess.graphs.values()] == [1] * len(met)
+
+
+def test_sums_of_by_hand():
+    logits = np.array([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]], "float32")
+    label, weight = np.array([0, 0, 1]), np.array([1.0, 1.0, 0.0], "float32")
+    loss = -np.log(np.exp(2) / (np.exp(2) + 1)) - np.log(1 / (1 + np.exp(1)))
+    np.testing.assert_allclose(sums_of(logits, label, weight), [loss, 1, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_evaluation_counts_every_record_once(dataset, cpu_strategy, replicas):
+    """60 records in batches of 36: the second batch holds 12 fillers, which weigh nothing."""
+    strategy = cpu_strategy(replicas)
+    options = {"split": "validation", "fit": "resize", "image_size": (32, 32), "shuffle": None}
+    pipeline = Pipeline(dataset, batch_size=36, drop_remainder=False, **options)
+    with strategy.scope():
+        model = small_model(seed=1)
+    result = evaluate(model, pipeline, strategy)
+    from irv2data.device import preprocess
+
+    losses, hits = [], []
+    for batch in Pipeline(dataset, batch_size=1, **options).batches():
+        logits = np.array(model(preprocess(batch, pipeline.output)), np.float64)[0]
+        label = int(batch["label"][0])
+        losses.append(np.log(np.exp(logits).sum()) - logits[label])
+        hits.append(logits.argmax() == label)
+    assert result.records == len(losses) == 60
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-4)
+    assert result.accuracy == pytest.approx(np.mean(hits))
+
+
+def test_evaluation_refuses_to_drop_records(dataset, cpu_strategy):
+    pipeline = Pipeline(dataset, fit="resize", image_size=(32, 32), batch_size=8)
+    with pytest.raises(UsageError, match="drop_remainder=False"):
+        Evaluator(small_model(), pipeline, cpu_strategy(1))

@@ -1,0 +1,40 @@
+"""TensorFlow without its start-up chatter, which would bury a command's own output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+_NVIDIA = Path("/dev/nvidiactl")
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and lets it look for devices, keeping what its C++ side prints meanwhile.
+
+    TensorFlow 2.21 prints several lines before any log level applies to them. They are shown where they matter: when
+    the import fails, or when there is an NVIDIA driver and TensorFlow still finds no GPU. A user who sets
+    TF_CPP_MIN_LOG_LEVEL below 2 sees everything, as always.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") < "2":
+        import tensorflow  # noqa: F401
+
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryFile() as kept:
+        # The file descriptor, not sys.stderr: the lines come from C++.
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        matters = True
+        try:
+            import tensorflow as tf
+
+            matters = not tf.config.list_physical_devices("GPU") and _NVIDIA.exists()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            if matters:
+                kept.seek(0)
+                os.write(2, kept.read())
