@@ -90,7 +90,7 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
     batches = iter(pipeline.for_fit(tf.distribute.get_strategy(), epochs=_EPOCHS))
     for height, width in pipeline.plan.canvases:  # trace before the clock runs
         shape = (pipeline.config.batch_size, height, width, 3)
-        box = np.tile(np.float32([0, 0, height, width]), (shape[0], 1))
+        box = np.tile(np.array([0, 0, height, width], np.float32), (shape[0], 1))
         finish({"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "flip": tf.zeros(shape[:1], tf.bool)})
 
     def host(inputs: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def _rss_unit() -> int:
 
 def _text(report: dict[str, Any]) -> str:
     config = report["config"]
-    rows = [("images per second", "median", "low", "high")]
+    rows: list[tuple[str, ...]] = [("images per second", "median", "low", "high")]
     for label, name in (
         ("batches (uint8 canvases)", "images_per_second"),
         ("finished images", "finished_images_per_second"),

@@ -28,13 +28,15 @@ COMMANDS = {
 }
 
 
-class _Parser(argparse_flags.ArgumentParser):  # type: ignore[misc]
+class _Parser(argparse_flags.ArgumentParser):
     """Reports wrong flags as every other error is reported: with --json as an object, too."""
 
     def error(self, message: str) -> NoReturn:
         if "--json" in sys.argv:
             print(json.dumps(_error(message, "UsageError", EXIT_USAGE)))
-        super().error(message)
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

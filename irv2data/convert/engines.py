@@ -58,8 +58,9 @@ def run_local(
             if not running:
                 break
             done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            progress(counter.value - seen)
-            seen = counter.value
+            advanced = counter.value  # read once: workers go on counting
+            progress(advanced - seen)
+            seen = advanced
             for future in done:
                 finished(running.pop(future), future.result())
         progress(counter.value - seen)

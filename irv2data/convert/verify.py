@@ -125,8 +125,8 @@ def _check_shard(
             for record, (offset, payload) in enumerate(read_frames(file, shard.file)):
                 digest.update(frame(payload))
                 reason = _wrong_image(payload, dataset)
-                if reason is None and rows is not None and columns is not None:
-                    row = next(rows, None)
+                row = None if rows is None else next(rows, None)  # also for a record that is wrong by itself
+                if reason is None and columns is not None:
                     expected = None if row is None else {name: int(column[row]) for name, column in columns.items()}
                     reason = _differs_from_index(schema.decode(payload), offset, len(payload), number, expected)
                 if reason is not None:

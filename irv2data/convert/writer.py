@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ def read_source(root: str, path: str) -> bytes:
         # Without O_NONBLOCK, opening a named pipe that took an image's name would wait for ever.
         descriptor = os.open(os.path.join(root, path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
-            return file.read() or b""
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RejectError("unreadable", "is a pipe or a device, no file")
+            return file.read()
     except OSError as error:
         raise RejectError("unreadable", error.strerror or str(error)) from error
 

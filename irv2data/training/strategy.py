@@ -25,8 +25,8 @@ def make_strategy(replicas: int = 0) -> tf.distribute.Strategy:
             raise UsageError(f"replicas must be at most the number of GPUs, {len(gpus)}, got {replicas}")
         return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(replicas or len(gpus))])
     count = max(1, replicas)
-    if len(tf.config.list_logical_devices("CPU") if _initialised() else ()) < count:
-        cpu = tf.config.list_physical_devices("CPU")[0]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if count > len(tf.config.get_logical_device_configuration(cpu) or [None]):
         try:
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
         except RuntimeError as error:
@@ -39,9 +39,3 @@ def make_strategy(replicas: int = 0) -> tf.distribute.Strategy:
         [f"CPU:{number}" for number in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
 
-
-def _initialised() -> bool:
-    # Asking for the logical devices initialises TensorFlow, after which their number cannot be changed.
-    from tensorflow.python.eager import context
-
-    return bool(context.context()._initialized)

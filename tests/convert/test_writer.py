@@ -1,10 +1,9 @@
-"""One shard, written whole or not at all; and the processes that write several."""
+"""One shard, written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,9 @@ import tensorflow as tf
 
 from irv2data import schema
 from irv2data.convert import ConvertConfig
-from irv2data.convert.engines import available_cores, run_local
 from irv2data.convert.transcode import RejectError
 from irv2data.convert.writer import Task, atomic_file, load_result, read_source, write_shard
-from irv2data.errors import Irv2dataError, SourceError
+from irv2data.errors import SourceError
 from irv2data.manifest import BASELINE, COLUMNS, PNG
 
 
@@ -114,47 +112,3 @@ def test_an_atomic_file_appears_complete_or_not_at_all(tmp_path):
     with atomic_file(path) as file:
         file.write(b"new")
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"new", ["file"])
-
-
-def work(task, advance):
-    """What a worker does in the tests below."""
-    if task == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if task == "fail":
-        raise SourceError("x.jpg: no good")
-    advance()
-    return task, os.getpid()
-
-
-def start(tasks, workers):
-    results, progress = {}, []
-    try:
-        run_local(work, tasks, workers=workers, finished=results.__setitem__, progress=progress.append)
-    finally:
-        assert sum(progress) <= len(tasks)
-    return results, sum(progress)
-
-
-def test_every_task_is_done_once_in_other_processes():
-    results, progress = start(list(range(20)), workers=2)
-    assert {number: result for number, (result, _) in results.items()} == {number: number for number in range(20)}
-    assert progress == 20
-    assert os.getpid() not in {pid for _, pid in results.values()}
-
-
-def test_no_tasks_are_no_error():
-    assert start([], workers=3) == ({}, 0)
-
-
-def test_a_dead_worker_is_one_line():
-    with pytest.raises(Irv2dataError, match="^a conversion worker died .out of memory.*--resume and fewer --workers$"):
-        start(["die"], workers=1)
-
-
-def test_what_a_worker_raises_is_raised_here():
-    with pytest.raises(SourceError, match=r"^x\.jpg: no good$"):
-        start(["fail"], workers=1)
-
-
-def test_cores_are_those_this_process_may_use():
-    assert available_cores() == len(os.sched_getaffinity(0))

@@ -1,0 +1,67 @@
+"""Worker processes: every task once, every step counted, and a failure or a death raised in the parent."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import pytest
+
+from irv2data.convert.engines import available_cores, run_local
+from irv2data.errors import Irv2dataError, SourceError
+
+# A module of its own, because workers import it: this one would bring pytest and TensorFlow along.
+WORK = """
+import os, signal
+from irv2data.errors import SourceError
+
+def work(task, advance):
+    if task == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == "fail":
+        raise SourceError("x.jpg: no good")
+    for _ in range(50):
+        advance()
+    return task, os.getpid()
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """`start(tasks, workers)`: the results by task number, and all that progress was told."""
+    (tmp_path / "work_of_test_engines.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module("work_of_test_engines").work
+
+    def run(tasks, workers):
+        results, progress = {}, []
+        run_local(work, tasks, workers=workers, finished=results.__setitem__, progress=progress.append)
+        return results, progress
+
+    return run
+
+
+def test_every_task_is_done_once_in_other_processes_and_every_step_is_counted(start):
+    results, progress = start(list(range(40)), 2)
+    assert {number: result for number, (result, _) in results.items()} == {number: number for number in range(40)}
+    assert sum(progress) == 40 * 50
+    assert os.getpid() not in {pid for _, pid in results.values()}
+
+
+def test_no_tasks_are_no_error(start):
+    results, progress = start([], 3)
+    assert (results, sum(progress)) == ({}, 0)
+
+
+def test_a_dead_worker_is_one_line(start):
+    with pytest.raises(Irv2dataError, match=r"^a conversion worker died \(out of memory.*--resume and fewer --workers$"):
+        start(["die"], 1)
+
+
+def test_what_a_worker_raises_is_raised_here(start):
+    with pytest.raises(SourceError, match=r"^x\.jpg: no good$"):
+        start(["fail"], 1)
+
+
+def test_cores_are_those_this_process_may_use():
+    assert available_cores() == len(os.sched_getaffinity(0))

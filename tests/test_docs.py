@@ -1,0 +1,63 @@
+"""Pages that repeat what the code defines say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from irv2data import manifest, schema
+from irv2data.convert.transcode import REJECT_CODES
+from irv2data.errors import EXIT_INTERRUPTED, EXIT_OVER_BUDGET, EXIT_USAGE
+from irv2data.pipeline.config import FITS
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its own two head lines."""
+    text = (ROOT / page).read_text(encoding="utf-8").split(heading, 1)[1]
+    lines = [line for line in text.split("\n\n|", 1)[1].split("\n\n", 1)[0].splitlines() if line]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_record_keys():
+    assert [name for row in rows("docs/dataset-format.md", "## Record keys") for name in names(row[0])] == list(
+        schema.KEYS
+    )
+
+
+def test_index_columns():
+    table = rows("docs/dataset-format.md", "## Index columns")
+    assert {name: row[1] for row in table for name in names(row[0])} == {
+        name: dtype.name for name, dtype in manifest.COLUMNS.items()
+    }
+    assert dict(manifest_format(table)) == dict(enumerate(["baseline JPEG", "progressive JPEG", "PNG"]))
+    assert manifest.FORMAT_NAMES == ("baseline", "progressive", "png")
+
+
+def manifest_format(table: list[list[str]]) -> list[tuple[int, str]]:
+    cell = next(row[2] for row in table if "`format`" in row[0])
+    return [(int(code), text) for code, text in re.findall(r"(\d) ([^,]+)", cell)]
+
+
+def test_reject_codes():
+    assert {names(row[0])[0]: row[1] for row in rows("docs/dataset-format.md", "## Reject codes")} == REJECT_CODES
+
+
+def test_fits():
+    assert [names(row[0])[0] for row in rows("README.md", "## The path of an image")] == list(FITS)
+
+
+def test_exit_codes():
+    codes = [int(row[0]) for row in rows("README.md", "## From a folder to a trained network")]
+    assert codes == [0, 1, EXIT_USAGE, EXIT_OVER_BUDGET, EXIT_INTERRUPTED]
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,129 @@
+"""The commands bench and train: what they print, and how each wrong use ends in one line and its exit code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from irv2data.tools import main
+
+
+def call(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `irv2data ARGUMENTS`."""
+    capsys.readouterr()
+    try:
+        code = main.run(main.parse(["irv2data", *arguments]))
+    except SystemExit as stop:  # argparse's own way out
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_bench_reports_what_was_promised(capsys, dataset):
+    code, out, _ = call(
+        capsys,
+        "bench",
+        str(dataset.folder),
+        "--json",
+        "--image_size=32",
+        "--batch_size=8",
+        "--rounds=2",
+        "--seconds=0.05",
+    )
+    report = json.loads(out)
+    assert code == 0
+    for name in ("images_per_second", "finished_images_per_second"):
+        assert 0 < report[name]["low"] <= report[name]["median"] <= report[name]["high"]
+    assert report["rounds"] == 2
+    assert report["peak_rss_mib"] > 50
+    assert 0 <= report["padding_waste"] < 1
+    assert report["config"]["batch_size"] == 8
+    assert report["config"]["image_size"] == [32, 32]
+    assert report["config"]["records"] == 120
+
+
+def test_bench_for_people(capsys, dataset):
+    code, out, _ = call(
+        capsys, "bench", str(dataset.folder), "--image_size=32", "--batch_size=8", "--rounds=1", "--seconds=0.01"
+    )
+    assert code == 0
+    assert out.startswith("random_resized_crop to 32x32, batch 8, ")
+    assert "batches (uint8 canvases)" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (
+            "train {missing} {run}",
+            1,
+            "{missing}: no such folder; make a dataset with `irv2data convert SOURCE {missing}`",
+        ),
+        ("bench {empty}", 1, "{empty}: not a dataset, it has no dataset.json; make one with `irv2data convert`"),
+        ("train {dataset} {run} --split=tset", 2, "{dataset} has no split 'tset'; it has train, validation"),
+        ("train {dataset} {run} --validation_split=x", 2, "{dataset} has no split 'x'; it has train, validation"),
+        (
+            "train {dataset} {run} --replicas=2 --batch_size=33",
+            2,
+            "batch_size 33 is not divisible by 2 replicas; use 32 or 34",
+        ),
+        ("train {dataset} {run} --replicas=3 --batch_size=2", 2, "batch_size 2 is not divisible by 3 replicas; use 3"),
+        ("train {dataset} {run} --batch_size=500", 1, "has 120 records, a batch needs 500; use a smaller batch_size"),
+        (
+            "train {dataset} {run} --image_size=60",
+            2,
+            "image_size must be at least 75 for Inception-ResNet-v2, got (60, 60)",
+        ),
+        ("train {dataset} {run} --image_size=large", 2, "an image size is 299 or HEIGHTxWIDTH, got 'large'"),
+        ("train {dataset} {run} --weights={missing}", 1, "{missing}: no such weights file"),
+        ("train {dataset} {file} --weights=none", 2, "{file}: is a file; RUN is a folder to make"),
+        ("bench {dataset} --rounds=0", 2, "rounds and seconds must be positive, got 0 and 2.0"),
+        ("bench {dataset} --batch_size=0", 2, "batch_size must be 1 or more, got 0"),
+        ("bench {dataset} --fit=stretch", 2, "invalid choice: 'stretch'"),
+        ("bench", 2, "the following arguments are required: DATASET"),
+    ],
+)
+def test_wrong_use_is_one_line(capsys, dataset, tmp_path, command, code, message):
+    names = {
+        "dataset": dataset.folder,
+        "missing": tmp_path / "missing",
+        "empty": tmp_path / "empty",
+        "run": tmp_path / "run",
+        "file": tmp_path / "file",
+    }
+    names["empty"].mkdir()
+    names["file"].touch()
+    words = [word.format(**names) for word in command.split()]
+    got, out, err = call(capsys, *words)
+    assert got == code
+    assert message.format(**names) in err
+    assert out == ""
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if not line.startswith(("usage:", " "))]) == 1
+
+
+def test_errors_as_json(capsys, tmp_path):
+    code, out, _ = call(capsys, "train", str(tmp_path / "missing"), str(tmp_path / "run"), "--json")
+    error = json.loads(out)["error"]
+    assert code == error["exit_code"] == 1
+    assert error["type"] == "DatasetError"
+    assert str(tmp_path / "missing") in error["message"]
+
+
+def test_wrong_flags_as_json(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["irv2data", "bench", "--json"])
+    code, out, err = call(capsys, "bench", "--json")
+    assert code == 2
+    assert json.loads(out)["error"] == {
+        "type": "UsageError",
+        "message": "the following arguments are required: DATASET",
+        "exit_code": 2,
+    }
+    assert "usage: irv2data bench" in err
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in main.COMMANDS)
