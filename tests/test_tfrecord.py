@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from itertools import islice
 
 import pytest
 import tensorflow as tf
@@ -73,11 +74,10 @@ WHOLE = frame(b"a") + frame(b"payload")
     ],
 )
 def test_damage_is_named_after_the_sound_records_before_it(data, record, reason):
-    read = []
+    frames = read_frames(io.BytesIO(data), "train-0")
+    assert [payload for _, payload in islice(frames, record)] == [b"a", b"payload"][:record]
     with pytest.raises(RecordError) as caught:
-        for _, payload in read_frames(io.BytesIO(data), "train-0"):
-            read.append(payload)
-    assert read == [b"a", b"payload"][:record]
+        next(frames)
     assert (caught.value.shard, caught.value.record) == ("train-0", record)
     assert str(caught.value) == f"train-0, record {record}: {reason}"
     assert isinstance(caught.value, DatasetError)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from irv2data.errors import UsageError
 
 FOLDERS = "folders"
-SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # part of file names; TFDS allows no others
+SPLIT_NAME = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]*")  # part of file names; `all` is TFDS's word for all of them
 DUPLICATES = ("keep", "drop")
 ON_ERROR = ("reject", "fail")
 
@@ -76,7 +76,7 @@ def _split_rules(splits: tuple[tuple[str, float], ...] | str) -> tuple[tuple[boo
         (len(names) > 0 and len(set(names)) == len(names), f"splits must be named, each once, got {names}"),
         (
             all(SPLIT_NAME.fullmatch(name) for name in names),
-            f"splits must be named by letters, digits and '_', got {names}",
+            f"splits must be named by letters, digits and '_', and not 'all', got {names}",
         ),
         (
             all(fraction > 0 for _, fraction in splits) and math.isclose(total, 1, abs_tol=1e-6),

@@ -69,7 +69,9 @@ def list_folder(
         raise SourceError(f"{error.filename}: cannot be listed ({error.strerror})") from error
     unfit = [name for name in splits if not SPLIT_NAME.fullmatch(name)]
     if unfit:
-        raise SourceError(f"{root}: folder {unfit[0]!r} cannot name a split; use letters, digits and '_'")
+        raise SourceError(
+            f"{root}: folder {unfit[0]!r} cannot name a split; use letters, digits and '_', and not 'all'"
+        )
     if not folders:
         raise SourceError(f"{root}: has no class folders; expected {form}")
     parts = [path.split(os.sep, depth + 1) for path in paths]

@@ -159,7 +159,7 @@ def _transcode_png(data: bytes, image: ImageFile.ImageFile, config: ConvertConfi
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What makes the image upright; None where EXIF says that it is, or nothing that has a meaning."""
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION))
+        return _TURNS.get(int(image.getexif().get(_ORIENTATION, 1)))
     except Exception:  # a malformed EXIF block says nothing about the image; viewers show it as it is
         return None
 

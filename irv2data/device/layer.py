@@ -21,7 +21,7 @@ class Preprocess(keras.layers.Layer):
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: A dict with at least `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4] and `flip` bool [B].
+        inputs: A dict with at least `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4] and `flip` bool or uint8 [B].
 
     Returns:
         [B, h, w, 3] of the output's dtype in [-1, 1].

@@ -28,7 +28,7 @@ def axis_weights(
     Args:
         start: float32 [B], where the box starts, in input pixels.
         extent: float32 [B], how long it is, in input pixels.
-        flip: bool [B], read the box backwards; None for never.
+        flip: bool (or 0 and 1) [B], read the box backwards; None for never.
         output: Number of output pixels.
         length: int32 [], number of input pixels.
         antialias: Widen the kernel when shrinking.
@@ -38,7 +38,7 @@ def axis_weights(
     """
     steps = (tf.range(output, dtype=tf.float32) + 0.5) / output
     if flip is not None:
-        steps = tf.where(flip[:, None], 1.0 - steps, steps)
+        steps = tf.where(tf.cast(flip, tf.bool)[:, None], 1.0 - steps, steps)
     start, extent = start[:, None], extent[:, None]
     centre = start + steps * extent
     radius = tf.maximum(extent / output, 1.0) if antialias else tf.ones_like(extent)
@@ -59,7 +59,7 @@ def resample(
     Args:
         canvas: uint8 (or floating) [B, H, W, C].
         box: float32 [B, 4], y, x, height, width in canvas pixels, inside the canvas.
-        flip: bool [B], mirror left to right; None for never.
+        flip: bool (or 0 and 1) [B], mirror left to right; None for never.
         image_size: Height and width (h, w) of the result in pixels.
         antialias: Widen the kernel when shrinking.
 

@@ -12,7 +12,7 @@ from irv2data.errors import UsageError
 from irv2data.manifest import Dataset
 from irv2data.pipeline.batch import decode_chunk, join_chunks
 from irv2data.pipeline.config import OutputSpec, PipelineConfig
-from irv2data.pipeline.distribute import Share, distribute, share_of
+from irv2data.pipeline.distribute import Share, distribute, distribute_for_keras, share_of
 from irv2data.pipeline.feed import planned_chunks
 from irv2data.pipeline.plan import Plan
 
@@ -100,8 +100,8 @@ class Pipeline:
             start: First (epoch, step).
 
         Returns:
-            A distributed dataset of `(inputs, label, weight)`: `inputs` the batch's dict without these two, for a
-            model that begins with `irv2data.device.Preprocess`.
+            A distributed dataset of `(inputs, label, weight)`: `inputs` the batch's dict without these two and with
+            `flip` as uint8, for a model that begins with `irv2data.device.Preprocess`.
 
         Raises:
             UsageError: As `distribute`; or `start` lies outside the epochs.
@@ -109,8 +109,9 @@ class Pipeline:
         if not 0 <= start[0] < epochs:
             raise UsageError(f"start: epoch must be in [0, {epochs}), got {start[0]}")
         begins = [start, *((epoch, 0) for epoch in range(start[0] + 1, epochs))]
-        share = share_of(self.config.batch_size, strategy.num_replicas_in_sync)
-        return distribute(strategy, lambda context: self._share(begins, share(context)).map(_for_fit))
+        return distribute_for_keras(
+            strategy, lambda share: self._share(begins, share).map(_for_fit), self.config.batch_size
+        )
 
     def _share(self, begins: list[tuple[int, int]], share: Share) -> tf.data.Dataset:
         """One input process's share of some epochs: its replicas' batches, one after another."""
@@ -145,4 +146,6 @@ def _plain(value: Any) -> Any:
 
 def _for_fit(batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
     inputs = {name: value for name, value in batch.items() if name not in ("label", "weight")}
+    # Keras learns the shapes by averaging the first batch over the replicas, and TensorFlow cannot add booleans.
+    inputs["flip"] = tf.cast(inputs["flip"], tf.uint8)
     return inputs, batch["label"], batch["weight"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from irv2data.errors import UsageError
@@ -72,3 +73,24 @@ def distribute(
     element i to device i modulo their number.
     """
     return strategy.distribute_datasets_from_function(dataset)
+
+
+def distribute_for_keras(
+    strategy: tf.distribute.Strategy,
+    dataset: Callable[[Share], tf.data.Dataset],
+    batch_size: int,
+) -> Any:
+    """As `distribute`, in a form that `model.fit` of the installed Keras takes.
+
+    Keras 3.8 takes no dataset made from a function (keras-team/keras#20134, mended in 3.9). It is given global batches
+    instead, which the strategy cuts into the same blocks of rows, at the price of a copy.
+
+    Raises:
+        UsageError: The replicas do not divide the batch.
+    """
+    share = share_of(batch_size, strategy.num_replicas_in_sync)
+    if tuple(int(part) for part in keras.__version__.split(".")[:2]) >= (3, 9):
+        return distribute(strategy, lambda context: dataset(share(context)))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return strategy.experimental_distribute_dataset(dataset(Share.whole(batch_size)).with_options(options))

@@ -31,7 +31,9 @@ def smooth(height: int, width: int, seed: int = 0) -> Image.Image:
     """An RGB image that JPEG keeps well, different at each corner and for each seed."""
     y, x = np.mgrid[0:height, 0:width]
     rng = np.random.default_rng(seed)
-    planes = [rng.uniform(0, 90) + rng.uniform(50, 80) * (y / height) + rng.uniform(10, 70) * (x / width) for _ in "RGB"]
+    planes = [
+        rng.uniform(0, 90) + rng.uniform(50, 80) * (y / height) + rng.uniform(10, 70) * (x / width) for _ in "RGB"
+    ]
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 

@@ -20,7 +20,7 @@ def work(task, advance):
         os.kill(os.getpid(), signal.SIGKILL)
     if task == "fail":
         raise SourceError("x.jpg: no good")
-    for _ in range(50):
+    for _ in range(1000):
         advance()
     return task, os.getpid()
 """
@@ -42,9 +42,9 @@ def start(tmp_path, monkeypatch):
 
 
 def test_every_task_is_done_once_in_other_processes_and_every_step_is_counted(start):
-    results, progress = start(list(range(40)), 2)
-    assert {number: result for number, (result, _) in results.items()} == {number: number for number in range(40)}
-    assert sum(progress) == 40 * 50
+    results, progress = start(list(range(20)), 2)
+    assert {number: result for number, (result, _) in results.items()} == {number: number for number in range(20)}
+    assert sum(progress) == 20 * 1000
     assert os.getpid() not in {pid for _, pid in results.values()}
 
 
@@ -54,7 +54,9 @@ def test_no_tasks_are_no_error(start):
 
 
 def test_a_dead_worker_is_one_line(start):
-    with pytest.raises(Irv2dataError, match=r"^a conversion worker died \(out of memory.*--resume and fewer --workers$"):
+    with pytest.raises(
+        Irv2dataError, match=r"^a conversion worker died \(out of memory.*--resume and fewer --workers$"
+    ):
         start(["die"], 1)
 
 

@@ -22,6 +22,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 FOREIGN = [
     {"thesis.txt": b"x"},
     {"dataset.json": b'{"images": []}', "index/train/a.npy": b"x", "train-00000-of-00001.tfrecord": b"x"},
+    {"dataset.json": b'{"format": "coco"}', "features.json": b"x"},
     {"dataset.json": b"not json", "rejects.jsonl": b"x"},
     {"dataset.json": b"[]", ".x.partial": b"x"},
     {".hidden": b""},

@@ -49,7 +49,9 @@ def test_no_shard_is_too_large_unless_it_is_one_record(sizes, shard_bytes):
 
 @pytest.mark.parametrize("sizes", [[2000, 0], [0, 2000, 0], [2_000_000, 10, 2_000_000], [10**12, 1] * 50])
 def test_an_empty_file_next_to_a_too_large_one_ends(sizes):
-    plans = plan_shards(content_keys(digests_of(range(len(sizes))), 0), np.array(sizes), np.zeros(len(sizes), int), "t", 1000)
+    plans = plan_shards(
+        content_keys(digests_of(range(len(sizes))), 0), np.array(sizes), np.zeros(len(sizes), int), "t", 1000
+    )
     assert sorted(np.concatenate([plan.sources for plan in plans]).tolist()) == list(range(len(sizes)))
 
 
@@ -101,7 +103,9 @@ def test_a_source_keeps_its_split_when_others_are_added(seed, before, added):
 def test_equal_content_gets_one_split_and_stays_in_the_order_of_paths(contents, seed):
     keys = content_keys(digests_of(contents), seed)
     split = split_by_content(keys, (0.5, 0.5))
-    assert len({(content, number) for content, number in zip(contents, split.tolist(), strict=True)}) == len(set(contents))
+    assert len({(content, number) for content, number in zip(contents, split.tolist(), strict=True)}) == len(
+        set(contents)
+    )
     plans = plan_shards(keys, np.ones(len(contents), int), split, ["a", "b"], 10**6)
     for content in set(contents):
         rows = [row for plan in plans for row in plan.sources.tolist() if contents[row] == content]

@@ -218,7 +218,7 @@ def interrupted(serial, tmp_path, small_source, monkeypatch):
 def test_resume_keeps_finished_shards_and_gives_the_same_bytes(interrupted, tmp_path, monkeypatch):
     source, written = interrupted
     out = tmp_path / "out"
-    with pytest.raises(DatasetError, match="not a dataset, it has no dataset.json.*--resume"):
+    with pytest.raises(DatasetError, match=r"not a dataset, it has no dataset\.json.*--resume"):
         Dataset(out)
     assert sorted(path.name for path in out.glob("*")) == sorted([".convert", *(path.name for path in written)])
     again = []
@@ -266,6 +266,7 @@ def test_a_finished_shard_that_was_cut_is_written_again(interrupted, tmp_path):
         ({"splits": (("a", 0.5), ("a", 0.5))}, "splits must be named, each once"),
         ({"splits": ()}, "splits must be named, each once"),
         ({"splits": (("a-b", 1.0),)}, "splits must be named by letters, digits and '_'"),
+        ({"splits": (("all", 1.0),)}, "splits must be named by letters, digits and '_', and not 'all'"),
         ({"splits": "files"}, "splits must be 'folders' or names with fractions"),
         ({"shard_mib": 0}, "shard_mib must be positive, got 0"),
         ({"shard_mib": float("nan")}, "shard_mib must be positive, got nan"),

@@ -33,7 +33,17 @@ def folder(tmp_path):
 
 
 def test_order_is_by_bytes_and_labels_follow_their_class_folder(folder):
-    names = ["b/z.jpg", "b/Z.jpg", "b/é.jpg", "b/sub/deep/a.jpg", "B/1.jpg", "a/x.jpg", "a/10.jpg", "a/9.jpg", "é/1.jpg"]
+    names = [
+        "b/z.jpg",
+        "b/Z.jpg",
+        "b/é.jpg",
+        "b/sub/deep/a.jpg",
+        "B/1.jpg",
+        "a/x.jpg",
+        "a/10.jpg",
+        "a/9.jpg",
+        "é/1.jpg",
+    ]
     listing = list_folder(folder(dict.fromkeys(names)))
     assert listing.classes == ("B", "a", "b", "é")
     assert listing.paths == sorted(names, key=os.fsencode)
@@ -64,7 +74,13 @@ def test_symbolic_links_are_not_followed(folder, tmp_path):
 
 
 def test_content_finds_what_the_name_hides_and_the_name_what_the_content_hides(folder):
-    files = {"a/no_extension": JPEG, "a/photo.dat": PNG, "a/text.jpg": b"hello", "a/notes.txt": b"hello", "a/empty": b""}
+    files = {
+        "a/no_extension": JPEG,
+        "a/photo.dat": PNG,
+        "a/text.jpg": b"hello",
+        "a/notes.txt": b"hello",
+        "a/empty": b"",
+    }
     listing = list_folder(folder(files))
     assert listing.paths == ["a/no_extension", "a/photo.dat", "a/text.jpg"]
     assert listing.ignored == {"(none)": 1, ".txt": 1}
@@ -93,7 +109,9 @@ def test_split_folders(folder):
     names = ["test/b/1.jpg", "train/a/1.jpg", "train/b/2.jpg", "train/stray.jpg", "stray.jpg"]
     listing = list_folder(folder(dict.fromkeys(names)), split_folders=True)
     assert (listing.splits, listing.classes) == (("test", "train"), ("a", "b"))
-    rows = {path: (split, label) for path, split, label in zip(listing.paths, listing.split, listing.labels, strict=True)}
+    rows = {
+        path: (split, label) for path, split, label in zip(listing.paths, listing.split, listing.labels, strict=True)
+    }
     assert rows == {
         "stray.jpg": (-1, -1),
         "test/b/1.jpg": (0, 1),

@@ -214,7 +214,8 @@ def test_an_srgb_profile_goes_and_the_compressed_data_stays(picture, saved):
 def foreign_profile() -> bytes:
     """A profile unlike sRGB in its name, and in that red and green have changed places."""
     raw = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert b"rXYZ" in raw and b"gXYZ" in raw and "sRGB".encode("utf-16-be") in raw
+    assert all(raw.count(word) == 1 for word in (b"rXYZ", b"gXYZ"))
+    assert "sRGB".encode("utf-16-be") in raw
     raw = raw.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
     return raw.replace(b"rXYZ", b"?XYZ").replace(b"gXYZ", b"rXYZ").replace(b"?XYZ", b"gXYZ")
 
@@ -259,8 +260,12 @@ def test_a_damaged_file_is_stored_or_rejected_with_a_code_and_nothing_else(data)
     try:
         stored = transcode(bytes(damaged), data.draw(st.sampled_from([ConvertConfig(), SHRINK])))
     except RejectError as error:
-        assert error.code in REJECT_CODES
-        assert "0x" not in error.detail
+        reject = error
+    else:
+        reject = None
+    if reject is not None:
+        assert reject.code in REJECT_CODES
+        assert "0x" not in reject.detail
     else:
         assert stored.code in (BASELINE, PROGRESSIVE, PNG)
         with Image.open(io.BytesIO(stored.encoded)) as kept:

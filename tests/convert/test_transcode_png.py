@@ -69,7 +69,10 @@ PALETTE_OF_TWO = chunk(b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
         (png(6, 16, GREY, grey16(0, 128, 129, 257, 40000, 65535)), greys(0, 0, 1, 1, 156, 255)),
         (png(1, 16, RGB, grey16(0x0100, 0x7FFF, 0xFFFF)), [[[1, 127, 255]]]),
         # Alpha is composited on white: 255 + (value - 255) * alpha / 255.
-        (png(3, 8, RGBA, bytes([9, 9, 9, 0, 10, 20, 30, 255, 0, 100, 255, 51])), [[[255] * 3, [10, 20, 30], [204, 224, 255]]]),
+        (
+            png(3, 8, RGBA, bytes([9, 9, 9, 0, 10, 20, 30, 255, 0, 100, 255, 51])),
+            [[[255] * 3, [10, 20, 30], [204, 224, 255]]],
+        ),
         (png(3, 8, GREY_ALPHA, bytes([9, 0, 9, 255, 0, 51])), greys(255, 9, 204)),
         (png(2, 16, GREY_ALPHA, grey16(0x0900, 0, 0x0900, 65535)), greys(255, 9)),
         (png(1, 16, RGBA, grey16(0x0100, 0x0200, 0x0300, 65535)), [[[1, 2, 3]]]),
@@ -84,7 +87,10 @@ PALETTE_OF_TWO = chunk(b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
             png(2, 8, PALETTE, b"\0\1", extra=PALETTE_OF_TWO + chunk(b"tRNS", bytes([0, 255]))),
             [[[255, 255, 255], [40, 50, 60]]],
         ),
-        (png(2, 8, PALETTE, b"\0\1", extra=PALETTE_OF_TWO + chunk(b"tRNS", bytes([51]))), [[[206, 208, 210], [40, 50, 60]]]),
+        (
+            png(2, 8, PALETTE, b"\0\1", extra=PALETTE_OF_TWO + chunk(b"tRNS", bytes([51]))),
+            [[[206, 208, 210], [40, 50, 60]]],
+        ),
     ],
 )
 def test_exact_values(data, expected):

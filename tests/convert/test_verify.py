@@ -137,6 +137,12 @@ def test_equal_records_in_another_order_are_found_by_the_digest(folder):
     assert all(problem.file == path.name for problem in found)
 
 
+def test_a_shard_of_sound_records_with_another_digest_is_found(folder):
+    edit_manifest(folder, lambda m: m["splits"]["train"]["shards"][FIRST].update(sha256="0" * 64))
+    reason = "its SHA-256 differs from the manifest's"
+    assert verify(str(folder), deep=True) == [Problem(file=shard_of(folder).name, record=None, reason=reason)]
+
+
 def test_missing_and_resized_files_are_all_named(folder):
     first, second = shard_of(folder, 0), shard_of(folder, 1)
     size = second.stat().st_size
@@ -163,7 +169,10 @@ def test_a_changed_index_column_is_named(folder, column):
     path = manifest.column_path(folder, "train", column)
     flip(path, -8)
     found = verify(str(folder), deep=True)
-    assert Problem(file=f"index/train/{column}.npy", record=None, reason="its SHA-256 differs from the manifest's") in found
+    assert (
+        Problem(file=f"index/train/{column}.npy", record=None, reason="its SHA-256 differs from the manifest's")
+        in found
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +180,9 @@ def test_a_changed_index_column_is_named(folder, column):
     [("height", 0, 999), ("width", 1, 999), ("format", 1, None), ("label", 0, None)],
 )
 def test_an_index_that_differs_from_its_records_is_located(folder, column, row, value):
-    other = {"format": lambda old: 2 if old != 2 else 0, "label": lambda old: (old + 1) % 3}.get(column, lambda _: value)
+    other = {"format": lambda old: 2 if old != 2 else 0, "label": lambda old: (old + 1) % 3}.get(
+        column, lambda _: value
+    )
 
     def change(array):
         array[row] = other(array[row])

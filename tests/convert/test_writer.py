@@ -103,11 +103,16 @@ def test_what_cannot_be_read_is_unreadable(tmp_path, kind):
 def test_an_atomic_file_appears_complete_or_not_at_all(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
-        file.write(b"half")
-        file.flush()
-        assert path.read_bytes() == b"old"
-        raise KeyboardInterrupt
+
+    def write_half():
+        with atomic_file(path) as file:
+            file.write(b"half")
+            file.flush()
+            assert path.read_bytes() == b"old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["file"])
     with atomic_file(path) as file:
         file.write(b"new")

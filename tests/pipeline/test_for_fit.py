@@ -21,13 +21,13 @@ class Recorder(keras.layers.Layer):
 
     def __init__(self, log):
         super().__init__(autocast=False)
-        self.log = log
+        self.append_to_log = log.append  # not the list: Keras would keep a copy
 
     def call(self, inputs):
         images, record, box = inputs
 
         def append(images, record, box):
-            self.log.append((images.numpy(), record.numpy(), box.numpy()))
+            self.append_to_log((images.numpy(), record.numpy(), box.numpy()))
             return images
 
         result = tf.py_function(append, [images, record, box], tf.float32)
@@ -43,7 +43,6 @@ def recording_model(pipeline, log):
     images = Recorder(log)([images, inputs["record"], inputs["box"]])
     logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(images))
     model = keras.Model(inputs, logits)
-    # Frozen weights would do as well; that they change shows that `fit` trains.
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
     return model
 
@@ -69,12 +68,14 @@ def test_fit_consumes_the_planned_epochs(dataset, cpu_strategy, replicas, start)
     first = start[0] + 1
     if start[1]:  # the rest of an epoch has another number of steps, hence a `fit` of its own
         rest = pipeline.for_fit(strategy, epochs=first, start=start)
-        model.fit(rest, steps_per_epoch=steps - start[1], epochs=first, initial_epoch=start[0], verbose=0)
+        model.fit(
+            rest, steps_per_epoch=steps - start[1], epochs=first, initial_epoch=start[0], shuffle=False, verbose=0
+        )
         start_whole = (first, 0)
     else:
         start_whole = start
     data = pipeline.for_fit(strategy, epochs=3, start=start_whole)
-    history = model.fit(data, steps_per_epoch=steps, epochs=3, initial_epoch=start_whole[0], verbose=0)
+    history = model.fit(data, steps_per_epoch=steps, epochs=3, initial_epoch=start_whole[0], shuffle=False, verbose=0)
     assert len(history.history["loss"]) == 3 - start_whole[0]
     assert np.isfinite(history.history["loss"]).all()
     assert np.abs(model.layers[-1].kernel.numpy() - before).max() > 0
@@ -105,6 +106,20 @@ def test_elements(dataset):
         np.testing.assert_array_equal(weight, batch["weight"])
         for name, value in inputs.items():
             np.testing.assert_array_equal(value, batch[name])
+            assert value.dtype == ("uint8" if name == "flip" else batch[name].dtype)
+
+
+@pytest.mark.parametrize("keras_version", ["3.8.0", "3.15.1"])
+def test_replicas_get_the_same_rows_with_every_keras(dataset, cpu_strategy, monkeypatch, keras_version):
+    pipeline, strategy = make(dataset, batch_size=50, drop_remainder=False), cpu_strategy(2)
+    monkeypatch.setattr(keras, "__version__", keras_version)
+    elements = list(pipeline.for_fit(strategy, epochs=2, start=(1, 1)))
+    batches = list(pipeline.batches(1, 1).as_numpy_iterator())
+    assert len(elements) == len(batches) == 2
+    for (inputs, label, weight), batch in zip(elements, batches, strict=True):
+        for name, value in {**inputs, "label": label, "weight": weight}.items():
+            for replica, part in enumerate(strategy.experimental_local_results(value)):
+                np.testing.assert_array_equal(part, batch[name][25 * replica : 25 * (replica + 1)], err_msg=name)
 
 
 @pytest.mark.parametrize("start", [(1, 0), (0, 3), (1, 3), (1, 5)])
@@ -142,6 +157,6 @@ def test_weights_of_filler_reach_the_loss(dataset):
     log_likelihood = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -log_likelihood[np.arange(128), label][weight > 0].sum()
     data = pipeline.for_fit(tf.distribute.get_strategy(), epochs=1)
-    loss = model.fit(data, steps_per_epoch=1, verbose=0).history["loss"][0]
+    loss = model.fit(data, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"][0]
     # Keras reports the sum over images divided by their number, filler included.
     assert loss == pytest.approx(expected, rel=1e-4) or loss == pytest.approx(expected / 128, rel=1e-4)
