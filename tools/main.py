@@ -18,6 +18,8 @@ from absl.flags import argparse_flags
 from irv2data import __version__
 from irv2data.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Irv2dataError
 
+from .common import printable
+
 # Name to one line of help. A command's module is imported only when it runs: `irv2data --help` stays instant.
 COMMANDS = {
     "convert": "turn a folder of images into a dataset folder of TFRecord shards",
@@ -79,7 +81,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def _report(arguments: argparse.Namespace, message: str, kind: str, code: int) -> int:
     if getattr(arguments, "json", False):
         print(json.dumps(_error(message, kind, code)))
-    print(f"irv2data {arguments.command}: {message}", file=sys.stderr)
+    print(f"irv2data {arguments.command}: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 
 from irv2data.manifest import Shard
 
+_NAME = "irv2data"  # not the folder's: its bytes must not depend on where it lies
 _FEATURES = "tensorflow_datasets.core.features"
 
 
-def tfds_files(name: str, classes: Sequence[str], splits: Mapping[str, Sequence[Shard]]) -> dict[str, str]:
+def tfds_files(classes: Sequence[str], splits: Mapping[str, Sequence[Shard]]) -> dict[str, str]:
     """File name to content of the three description files.
 
     Args:
-        name: What TFDS calls the dataset.
         classes: Class names in label order.
         splits: Split name to its shards.
     """
     info = {
-        "name": name,
+        "name": _NAME,
         "version": "1.0.0",
         "description": "Variable-size images converted by irv2data.",
         "fileFormat": "tfrecord",

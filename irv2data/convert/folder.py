@@ -90,8 +90,7 @@ def commit(
         splits[split] = shards, _write_index(folder, split, [result for _, result in pairs])
     lines = (json.dumps({"path": path, "code": code, "detail": detail}) + "\n" for path, code, detail in rejects)
     _write_text(folder / manifest.REJECTS, "".join(lines))
-    name = "".join(c if c.isalnum() and c.isascii() else "_" for c in folder.resolve().name.lower()) or "dataset"
-    for file, text in tfds_files(name, classes, {split: shards for split, (shards, _) in splits.items()}).items():
+    for file, text in tfds_files(classes, {split: shards for split, (shards, _) in splits.items()}).items():
         _write_text(folder / file, text)
     _write_text(folder / manifest.MANIFEST, manifest.manifest_text(classes=classes, splits=splits, source=source))
     shutil.rmtree(folder / WORK)
@@ -103,7 +102,7 @@ def _clear(folder: Path) -> None:
     for name in (WORK, manifest.INDEX):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
-    for path in (*folder.glob("*-?????-of-?????.tfrecord"), *(folder / name for name in tfds_files("", (), {}))):
+    for path in (*folder.glob("*-?????-of-?????.tfrecord"), *(folder / name for name in tfds_files((), {}))):
         path.unlink(missing_ok=True)
     (folder / manifest.REJECTS).unlink(missing_ok=True)
 

@@ -38,4 +38,3 @@ def make_strategy(replicas: int = 0) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(
         [f"CPU:{number}" for number in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
-

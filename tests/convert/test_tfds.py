@@ -71,7 +71,7 @@ def test_any_folder_name_and_class_name_will_do(serial, tmp_path, picture, name)
 
 def test_the_description_files():
     shards = [Shard(file="", records=3, bytes=10, sha256=""), Shard(file="", records=4, bytes=20, sha256="")]
-    files = tfds_files("name", ["a", "b\nc"], {"train": shards})
+    files = tfds_files(["a", "b\nc"], {"train": shards})
     assert sorted(files) == ["dataset_info.json", "features.json", "image-class-label.labels.txt"]
     (split,) = json.loads(files["dataset_info.json"])["splits"]
     assert (split["name"], split["shardLengths"], split["numBytes"]) == ("train", ["3", "4"], "30")
