@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the parsed command and returns its exit code; errors become one line (or one JSON object)."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells how it reduces gradients, at every trace
     try:
         return int(arguments.run(arguments))
@@ -72,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         # The reader of our output went away (`| head`); keep the interpreter from failing at its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -50,7 +50,17 @@ class Preprocess(keras.layers.Layer):
         }
 
     def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Crops, resizes, mirrors and scales to [-1, 1]."""
+        """Crops, resizes, mirrors and scales to [-1, 1].
+
+        Raises:
+            ValueError: The boxes are no longer float32. A subclassed model under a mixed precision policy rounds its
+                inputs before any layer sees them, and a box to half a pixel; give such a model `autocast=False`.
+        """
+        if inputs["box"].dtype != tf.float32:
+            raise ValueError(
+                f"box must be float32, got {inputs['box'].dtype.name}: the model around Preprocess casts its inputs; "
+                "make it with autocast=False"
+            )
         return preprocess(inputs, self.output_spec)
 
     def compute_output_spec(self, inputs: dict[str, Any]) -> keras.KerasTensor:

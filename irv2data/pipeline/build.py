@@ -91,8 +91,8 @@ class Pipeline:
     def for_fit(self, strategy: tf.distribute.Strategy, *, epochs: int, start: tuple[int, int] = (0, 0)) -> Any:
         """Several epochs for Keras' `model.fit`, each planned anew.
 
-        Call `model.fit(data, steps_per_epoch=pipeline.steps_per_epoch(), epochs=epochs)`; with `start` in the middle
-        of an epoch, count the steps of the first one yourself.
+        Call `model.fit(data, steps_per_epoch=pipeline.steps_per_epoch(), epochs=epochs, shuffle=False)`. Keras counts
+        equal epochs, so after a `start` in the middle of one, finish that epoch in a `fit` of its own.
 
         Args:
             strategy: As in `distribute`.

@@ -125,8 +125,8 @@ class Plan:
         else:
             turn = np.argsort(order.uniforms(config.seed, epoch, window, "batches", (batches,)), kind="stable")
         rows, canvas = rows[turn], canvas[turn]
-        # Filler goes to the end of its batch, where it can be appended instead of read.
-        rows = np.take_along_axis(rows, np.argsort(planned["record"][rows] == FILLER, axis=1, kind="stable"), axis=1)
+        # Filler has the window's last positions and `group` keeps their order: it stands at the end of its batch, where
+        # it can be appended instead of read.
         shapes = np.array(self.canvases, np.int32)[canvas]
         return Batches(canvas=shapes, **{name: array[rows] for name, array in planned.items()})
 

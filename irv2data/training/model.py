@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -104,10 +105,13 @@ def _base(shape: tuple[int, int, int], weights: str) -> keras.Model:
         raise WeightsError(f"{weights}: no such weights file; --weights takes imagenet, none, or a path")
     base = build(None)
     try:
-        if weights.endswith(".keras"):
-            base.set_weights(base_of(keras.models.load_model(weights, compile=False)).get_weights())
-        else:
-            base.load_weights(weights)
+        with warnings.catch_warnings():
+            # What Keras does not find in a file it leaves at random values, with no more than a warning.
+            warnings.simplefilter("error", UserWarning)
+            if weights.endswith(".keras"):
+                base.set_weights(base_of(keras.models.load_model(weights, compile=False)).get_weights())
+            else:
+                base.load_weights(weights)
     except Exception as error:  # h5py, zipfile and Keras each raise their own
         raise WeightsError(
             f"{weights}: does not hold weights of Inception-ResNet-v2 without its head ({_one_line(error)})"

@@ -114,3 +114,10 @@ def test_mixed_precision_in_fit(mixed_precision):
     found, features = model.predict(batch, verbose=0)
     np.testing.assert_allclose(found, preprocess(batch, OUTPUT), atol=1e-5)
     assert features.dtype == "bfloat16"
+
+
+def test_rounded_boxes_are_refused():
+    layer = Preprocess(OUTPUT)
+    batch = {"canvas": tf.zeros([1, 8, 8, 3], tf.uint8), "flip": tf.zeros([1], tf.bool)}
+    with pytest.raises(ValueError, match=r"box must be float32, got bfloat16: .* autocast=False"):
+        layer({**batch, "box": tf.constant([[0.0, 0.0, 8.0, 8.0]], tf.bfloat16)})

@@ -23,8 +23,7 @@ def read_all(dataset, **options):
     return [batch["record"].tolist() for batch in pipeline.batches().as_numpy_iterator()]
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 100])
-@pytest.mark.parametrize("lost", [1, 7])
+@pytest.mark.parametrize(("batch_size", "lost"), [(1, 1), (5, 1), (100, 7)])
 def test_a_shard_cut_at_a_record_boundary(copy, batch_size, lost):
     split = copy.splits["train"]
     shard = 1

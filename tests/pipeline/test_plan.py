@@ -9,6 +9,7 @@ import pytest
 
 from irv2data.errors import DatasetError
 from irv2data.manifest import BASELINE, COLUMNS, PNG
+from irv2data.pipeline import order
 from irv2data.pipeline.config import DRAWS, PipelineConfig
 from irv2data.pipeline.plan import FILLER, WINDOW, Plan
 
@@ -193,6 +194,20 @@ def test_switching_flips_changes_nothing_else():
     assert_equal(without, with_flips)
     assert not whole_epoch(make_plan(300, batch_size=10))["flip"].any()
     assert whole_epoch(make_plan(300, batch_size=10, flip=True))["flip"].any()
+
+
+def test_every_use_of_randomness_has_a_stream_of_its_own(monkeypatch):
+    plan = make_plan(300, batch_size=10, fit="random_resized_crop", shuffle="blocks")
+    real, streams = order.uniforms, []
+
+    def recorded(seed, epoch, window, stream, shape):
+        assert (seed, epoch) == (0, 7)
+        streams.append(stream)
+        return real(seed, epoch, window, stream, shape)
+
+    monkeypatch.setattr(order, "uniforms", recorded)
+    plan.window(7, 0)
+    assert sorted(streams) == ["batches", "crop", "draws", "flip", "mix", "rest of blocks"]
 
 
 @pytest.mark.parametrize("shuffle", ["full", "blocks", None])
