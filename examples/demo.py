@@ -18,7 +18,7 @@ from typing import Any
 
 import photographs
 
-IMAGE_SIZE, BATCH = 96, 16
+IMAGE_SIZE, LARGEST_BATCH = 96, 16
 
 
 def main() -> int:
@@ -50,18 +50,22 @@ def main() -> int:
     verified = step("verify", "verify", dataset, "--deep")
     if not verified["sound"]:
         raise SystemExit(f"demo: the dataset is not sound: {verified['problems'][0]}")
-    size, batch = f"--image_size={IMAGE_SIZE}", f"--batch_size={BATCH}"
+    replicas = gpus() or 2
+    batch_size = min(LARGEST_BATCH, converted["splits"]["train"]["records"]) // replicas * replicas
+    if batch_size == 0:
+        raise SystemExit(f"demo: {replicas} replicas need {replicas} training images; put more into {source}")
+    size, batch = f"--image_size={IMAGE_SIZE}", f"--batch_size={batch_size}"
     rounds = ("--rounds=2", "--seconds=1") if options.short else ("--rounds=3", "--seconds=2")
     bench = step("bench", "bench", dataset, size, batch, *rounds)
     held_out = "validation" if converted["splits"]["validation"]["records"] else ""
     trained = step(
         "train",
         *("train", dataset, run, "--weights=none", size, batch, f"--max_steps={10 if options.short else 40}"),
-        *("--head_epochs=1" if options.short else "--head_epochs=2", f"--replicas={0 if gpus() else 2}"),
+        *("--head_epochs=1" if options.short else "--head_epochs=2", f"--replicas={replicas}"),
         *(f"--validation_split={held_out}", "--overwrite"),
     )
     sheet = output / "what-the-network-sees.png"
-    draw(dataset, sheet)
+    draw(dataset, sheet, batch_size)
 
     records = sum(split["records"] for split in converted["splits"].values())
     shards = sum(split["shards"] for split in converted["splits"].values())
@@ -74,7 +78,8 @@ def main() -> int:
         ("pipeline", f"{bench['images_per_second']['median']:,.0f} images/s to uint8 batches"),
         ("with device stage", f"{bench['finished_images_per_second']['median']:,.0f} images/s to finished images"),
         ("train", rate(last) + f", {trained['replicas']} replicas, {IMAGE_SIZE}x{IMAGE_SIZE}"),
-        ("loss", f"{first['loss_first_fifth']:.3f} at first, {last['loss_last_fifth']:.3f} at last"),
+        ("training loss", f"{first['loss_first_fifth']:.3f} at first, {last['loss_last_fifth']:.3f} at last"),
+        *(held_out_rows(trained) if held_out else ()),
         ("dataset", str(dataset)),
         ("model, metrics", str(run)),
         ("contact sheet", str(sheet)),
@@ -104,12 +109,12 @@ def gpus() -> int:
     return len(tf.config.list_physical_devices("GPU"))
 
 
-def draw(dataset: Path, sheet: Path) -> None:
+def draw(dataset: Path, sheet: Path, batch_size: int) -> None:
     """Draws the contact sheet of the first training images."""
     from irv2data import Pipeline
     from irv2data.report import contact_sheet
 
-    pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(IMAGE_SIZE, IMAGE_SIZE), batch_size=BATCH)
+    pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(IMAGE_SIZE, IMAGE_SIZE), batch_size=batch_size)
     contact_sheet(pipeline, sheet)
 
 
@@ -117,6 +122,15 @@ def rate(row: dict[str, Any]) -> str:
     """Images per second of an epoch, where it had more than the one step that traces."""
     speed = row["images_per_second"]
     return "one step only" if speed is None else f"{speed:,.1f} images/s, {row['input_wait']:.1%} waiting for input"
+
+
+def held_out_rows(trained: dict[str, Any]) -> list[tuple[str, str]]:
+    """Loss and accuracy on the validation split, before and after."""
+    before, after = trained["validation_before"], trained["validation_after"]
+    return [
+        ("held-out loss", f"{before['loss']:.3f} before, {after['loss']:.3f} after"),
+        ("held-out accuracy", f"{before['accuracy']:.3f} before, {after['accuracy']:.3f} after"),
+    ]
 
 
 def elapsed(started: float) -> str:

@@ -7,9 +7,8 @@ TensorFlow.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
-
-__version__ = "0.1.0.dev0"
 
 _HOMES = {
     "Dataset": "irv2data.manifest",
@@ -33,6 +32,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    __version__: str
     from irv2data import convert, device, errors, manifest, pipeline, schema, training
     from irv2data.errors import Irv2dataError
     from irv2data.manifest import Dataset
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("irv2data")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name in _MODULES:

@@ -37,7 +37,7 @@ class RecordError(DatasetError):
     """One record of a dataset cannot be read; carries where it lies.
 
     Args:
-        message: What is wrong, in one line.
+        message: What is wrong, in one line; kept as `reason`, without the place.
         shard: File name of the shard.
         record: Number of the record within the shard, or None where only the shard is known.
     """
@@ -45,6 +45,7 @@ class RecordError(DatasetError):
     def __init__(self, message: str, *, shard: str, record: int | None = None):
         where = shard if record is None else f"{shard}, record {record}"
         super().__init__(f"{where}: {message}")
+        self.reason = message
         self.shard = shard
         self.record = record
 

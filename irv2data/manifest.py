@@ -97,8 +97,10 @@ class Split:
         path = column_path(self.folder, self.name, name)
         try:
             column = np.load(path, mmap_mode="r") if self.num_records else np.load(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise DatasetError(f"{path}: the index cannot be read ({error}); convert the dataset again") from error
+        except Exception as error:  # NumPy evaluates the header as Python text, and raises whatever that raises
+            raise DatasetError(
+                f"{path}: the index cannot be read ({_one_line(error)}); convert the dataset again"
+            ) from error
         if column.dtype != COLUMNS[name] or column.shape != (self.num_records,):
             raise DatasetError(
                 f"{path}: holds {column.dtype} {list(column.shape)}, the manifest says {COLUMNS[name]} "
@@ -239,6 +241,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _not_ours(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"{path}: not a manifest of irv2data ({error!r}); convert the dataset again")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _check_size(path: str, expected: int) -> None:

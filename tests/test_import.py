@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import irv2data
+
 ROOT = Path(__file__).parents[1]
 
 # A module may import those to its left, never to its right; convert and pipeline never each other.
 LAYERS = {
     "errors": 0,
+    "machine": 0,
     "tfrecord": 1,
     "schema": 2,
     "manifest": 2,
@@ -27,15 +30,23 @@ LAYERS = {
 }
 
 
-def imported_rooms(source: str) -> set[str]:
-    """The rooms of irv2data that a module imports, at any depth of its code."""
+# What the package itself offers, to the room it comes from.
+FACADE = {name: home.split(".")[1] for name, home in irv2data._HOMES.items()}
+
+
+def imported_rooms(path: str, source: str) -> set[str]:
+    """The rooms of irv2data that the module `room/file` or `file` imports, at any depth of its code."""
+    package = ["irv2data", *path.split("/")[:-1]]
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("irv2data.")} & LAYERS.keys()
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base += [node.module] if node.module else []
+            names |= {".".join([*base, alias.name]) for alias in node.names}
+    rooms = {name.split(".")[1] for name in names if name.startswith("irv2data.")}
+    return {FACADE.get(room, room) for room in rooms} & LAYERS.keys()
 
 
 def back_arrows(files: dict[str, str]) -> list[str]:
@@ -44,7 +55,7 @@ def back_arrows(files: dict[str, str]) -> list[str]:
         {
             f"{path.split('/')[0].removesuffix('.py')} -> {room}"
             for path, source in files.items()
-            for room in imported_rooms(source)
+            for room in imported_rooms(path, source)
             if room != (own := path.split("/")[0].removesuffix(".py")) and LAYERS[room] >= LAYERS[own]
         }
     )
@@ -71,6 +82,9 @@ def test_imports_point_one_way():
         ("convert/run.py", "def f():\n    import irv2data.pipeline.plan", "convert -> pipeline"),
         ("errors.py", "from irv2data import manifest", "errors -> manifest"),
         ("manifest.py", "from irv2data.schema import KEYS", "manifest -> schema"),
+        ("convert/run.py", "from irv2data import Pipeline", "convert -> pipeline"),
+        ("convert/run.py", "from ..pipeline import plan", "convert -> pipeline"),
+        ("schema.py", "from . import convert", "schema -> convert"),
     ],
 )
 def test_an_arrow_back_is_found(path, source, arrow):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import statistics
 import sys
@@ -11,15 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from irv2data.convert.engines import available_cores
 from irv2data.errors import EXIT_DONE, UsageError
+from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
 from irv2data.pipeline.config import FITS, PipelineConfig
 
 from .common import add_json, parse_size, print_json, table
-from .quiet import load_tensorflow
+from .quiet import load_tensorflow, reading
 
-_EPOCHS = 10_000  # planned, not run: enough that no round ever meets an end
+_STEPS = 200_000  # planned, not run: enough that no round ever meets an end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    if arguments.rounds < 1 or arguments.seconds <= 0:
+    if arguments.rounds < 1 or not 0 < arguments.seconds < math.inf:
         raise UsageError(f"rounds and seconds must be positive, got {arguments.rounds} and {arguments.seconds}")
     dataset = Dataset(arguments.dataset)
     load_tensorflow()
@@ -56,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         shuffle=None if arguments.shuffle == "none" else arguments.shuffle,
         seed=arguments.seed,
     )
-    report = measure(pipeline, rounds=arguments.rounds, seconds=arguments.seconds)
+    with reading(arguments.dataset):
+        report = measure(pipeline, rounds=arguments.rounds, seconds=arguments.seconds)
     if arguments.json:
         print_json(report)
     else:
@@ -83,21 +85,21 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
-    from irv2data.device.resample import preprocess
+    from irv2data.training.step import Preprocessor
 
-    # One graph a canvas shape, as in training.
-    finish = tf.function(lambda batch: preprocess(batch, pipeline.output))
-    batches = iter(pipeline.for_fit(tf.distribute.get_strategy(), epochs=_EPOCHS))
+    strategy = tf.distribute.get_strategy()
+    finish = Preprocessor(strategy, pipeline.output)
+    batches = iter(pipeline.for_fit(strategy, epochs=-(-_STEPS // pipeline.steps_per_epoch())))
     for height, width in pipeline.plan.canvases:  # trace before the clock runs
         shape = (pipeline.config.batch_size, height, width, 3)
         box = np.tile(np.array([0, 0, height, width], np.float32), (shape[0], 1))
-        finish({"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "flip": tf.zeros(shape[:1], tf.bool)})
+        finish({"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "flip": tf.zeros(shape[:1], tf.uint8)})
 
     def host(inputs: dict[str, Any]) -> None:
         del inputs  # the batch is there; nothing more to do
 
     def finished(inputs: dict[str, Any]) -> None:
-        finish({name: inputs[name] for name in ("canvas", "box", "flip")})[0, 0, 0, 0].numpy()
+        finish(inputs)[0, 0, 0, 0].numpy()
 
     steps = max(2, round(seconds / _seconds_per_step(batches, host, until=seconds)))
     rates: dict[str, list[float]] = {"images_per_second": [], "finished_images_per_second": []}

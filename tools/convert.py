@@ -117,8 +117,16 @@ def _text(report: Report) -> str:
         lines.append(f"passed over, no images: {kinds}")
     if report.rejected and not report.dry_run:
         lines.append(f"rejects and their reasons: {printable(report.dataset)}/{REJECTS}")
+    empty = [name for name, split in report.splits.items() if not split["records"]]
+    if empty:
+        lines.append(f"note: no records in {', '.join(empty)}")
+    if report.dry_run:
+        lines.append("note: no image was decoded, so a conversion may reject more")
     if report.over_budget:
-        lines.append("more rejects than --max_bad_fraction allows: exit code 3")
+        share = report.rejected / report.sources
+        lines.append(
+            f"rejects: {share:.1%} of the sources, more than --max_bad_fraction; exit code 3, the rest is usable"
+        )
     verb = "would be written" if report.dry_run else "written"
     lines.append(f"dataset {verb}: {printable(report.dataset)}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from absl import app, logging
+from absl import app, flags, logging
 from absl.flags import argparse_flags
 
 from irv2data import __version__
@@ -55,7 +55,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             module = importlib.import_module(f"irv2data.tools.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-    return parser.parse_args(argv[1:])
+    try:
+        return parser.parse_args(argv[1:])
+    except flags.Error as error:  # one of absl's own flags, which every command has
+        parser.error(str(error))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,11 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells how it reduces gradients, at every trace
     try:
-        return int(arguments.run(arguments))
-    except Irv2dataError as error:
-        return _report(arguments, str(error), type(error).__name__, error.exit_code)
-    except KeyboardInterrupt:
-        return _report(arguments, "interrupted", "InterruptedRunError", EXIT_INTERRUPTED)
+        try:
+            return int(arguments.run(arguments))
+        except Irv2dataError as error:
+            return _report(arguments, str(error), type(error).__name__, error.exit_code)
+        except KeyboardInterrupt:
+            return _report(arguments, "interrupted", "InterruptedRunError", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); keep the interpreter from failing at its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,12 +1,17 @@
-"""TensorFlow without its start-up chatter, which would bury a command's own output."""
+"""TensorFlow as a command needs it: without start-up chatter, and its read errors in one line."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from irv2data.errors import DatasetError
+
+_READ_ERRORS = ("DataLossError", "InvalidArgumentError", "NotFoundError")
 _NVIDIA = Path("/dev/nvidiactl")
 
 
@@ -21,7 +26,7 @@ def load_tensorflow() -> None:
         import tensorflow  # noqa: F401
 
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryFile() as kept:
         # The file descriptor, not sys.stderr: the lines come from C++.
         sys.stderr.flush()
@@ -38,3 +43,21 @@ def load_tensorflow() -> None:
             if matters:
                 kept.seek(0)
                 os.write(2, kept.read())
+
+
+@contextmanager
+def reading(dataset: str) -> Iterator[None]:
+    """Turns what TensorFlow raises at a damaged shard into one line that names the dataset and the remedy.
+
+    Raises:
+        DatasetError: A shard is missing, cut off or damaged.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ not in _READ_ERRORS:
+            raise
+        first = str(error).split("[Op:", 1)[0].splitlines()[0].strip()
+        raise DatasetError(
+            f"{dataset}: a record cannot be read ({first}); `irv2data verify --deep {dataset}` says which"
+        ) from error

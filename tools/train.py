@@ -11,7 +11,7 @@ from irv2data.pipeline.config import FITS
 from irv2data.training.config import TrainConfig
 
 from .common import Bars, add_json, parse_size, print_json
-from .quiet import load_tensorflow
+from .quiet import load_tensorflow, reading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,15 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
     strategy = make_strategy(arguments.replicas)
     bars = Bars("steps")
     try:
-        metrics = train(
-            dataset,
-            arguments.run_folder,
-            config,
-            strategy,
-            overwrite=arguments.overwrite,
-            log=lambda line: print(line, file=sys.stderr),
-            progress=bars,
-        )
+        with reading(arguments.dataset):
+            metrics = train(
+                dataset,
+                arguments.run_folder,
+                config,
+                strategy,
+                overwrite=arguments.overwrite,
+                log=lambda line: print(line, file=sys.stderr),
+                progress=bars,
+            )
     finally:
         bars.close()
     if arguments.json:

@@ -33,5 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         for problem in problems:
             where = problem.file if problem.record is None else f"{problem.file}, record {problem.record}"
             print(f"{printable(where)}: {printable(problem.reason)}")
-        print(f"{len(problems)} problems" if problems else "sound")
+        if problems:
+            print(f"problems: {len(problems)}")
+        else:
+            print("sound" if arguments.deep else "sound by sizes, counts and index; --deep reads every record")
     return EXIT_FAILED if problems else EXIT_DONE

@@ -49,22 +49,25 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         for ok, rule in (
             *_split_rules(self.splits),
-            (self.shard_mib > 0, f"shard_mib must be positive, got {self.shard_mib}"),
+            (0 < self.shard_mib < math.inf, f"shard_mib must be positive, got {self.shard_mib}"),
             (self.max_short_side >= 0, f"max_short_side must be 0 or more, got {self.max_short_side}"),
             (1 <= self.quality <= 100, f"quality must be between 1 and 100, got {self.quality}"),
             (0 <= self.seed < 2**63, f"seed must be between 0 and 2**63 - 1, got {self.seed}"),
             (self.duplicates in DUPLICATES, f"duplicates must be one of {DUPLICATES}, got {self.duplicates!r}"),
             (self.on_error in ON_ERROR, f"on_error must be one of {ON_ERROR}, got {self.on_error!r}"),
             (0 <= self.max_bad_fraction <= 1, f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}"),
-            (self.max_megapixels > 0, f"max_megapixels must be positive, got {self.max_megapixels}"),
+            (0 < self.max_megapixels < math.inf, f"max_megapixels must be positive, got {self.max_megapixels}"),
         ):
             if not ok:
                 raise UsageError(rule)
 
     @property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 of all options."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Hexadecimal SHA-256 of the options that decide what a shard holds."""
+        options = asdict(self)
+        for name in ("on_error", "max_bad_fraction"):  # what happens at a bad file, not what becomes of the good ones
+            del options[name]
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
 def _split_rules(splits: tuple[tuple[str, float], ...] | str) -> tuple[tuple[bool, str], ...]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
 from irv2data.errors import Irv2dataError
+from irv2data.machine import available_cores
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -53,8 +57,9 @@ def run_local(
     seen = 0
     try:
         while True:
-            for number, task in islice(waiting, count * _QUEUED_PER_WORKER - len(running)):
-                running[executor.submit(_call, function, task)] = number
+            with _interrupts_blocked():
+                for number, task in islice(waiting, count * _QUEUED_PER_WORKER - len(running)):
+                    running[executor.submit(_call, function, task)] = number
             if not running:
                 break
             done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -75,9 +80,21 @@ def run_local(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def available_cores() -> int:
-    """Cores this process may use, which containers and batch systems make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits meanwhile; processes started here never see one.
+
+    It reaches the whole process group, and only the parent decides. Workers inherit the mask, so that none is hit
+    while it still starts, with a traceback for a farewell.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _terminate(executor: ProcessPoolExecutor) -> None:
@@ -89,7 +106,15 @@ def _terminate(executor: ProcessPoolExecutor) -> None:
 def _start_worker(counter: Any) -> None:
     global _advanced
     _advanced = counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the parent is gone: after a `kill -9` it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _call(function: Callable[[_Task, Callable[[], None]], _Result], task: _Task) -> _Result:

@@ -98,11 +98,16 @@ def commit(
 
 def _clear(folder: Path) -> None:
     """Removes what a conversion writes and nothing else; the manifest first, so that no moment looks finished."""
+    # The work folder marks the rest as ours, should this be cut short: it is there before the manifest goes.
+    (folder / WORK).mkdir(exist_ok=True)
     (folder / manifest.MANIFEST).unlink(missing_ok=True)
-    for name in (WORK, manifest.INDEX):
-        if (folder / name).exists():
-            shutil.rmtree(folder / name)
-    for path in (*folder.glob("*-?????-of-?????.tfrecord"), *(folder / name for name in tfds_files((), {}))):
+    if (folder / manifest.INDEX).exists():
+        shutil.rmtree(folder / manifest.INDEX)
+    for path in (
+        *(folder / WORK).iterdir(),
+        *folder.glob("*-?????-of-?????.tfrecord"),
+        *(folder / name for name in tfds_files((), {})),
+    ):
         path.unlink(missing_ok=True)
     (folder / manifest.REJECTS).unlink(missing_ok=True)
 

@@ -109,6 +109,8 @@ def _scans(data: bytes, start: int) -> Iterator[bytes]:
         if position + 4 > len(data):
             break
         end = position + 2 + struct.unpack_from(">H", data, position + 2)[0]  # a table or the next scan's header
+        if end > len(data):
+            break
         if _is_metadata(marker):
             yield data[start:position]
             start = end

@@ -127,7 +127,10 @@ def convert(
             commit(folder, listing.classes, plans, results, rejects, {**totals, "options": asdict(config)})
     except KeyboardInterrupt:
         remove_partial(folder)
-        raise InterruptedRunError(f"interrupted; finished shards are kept, go on with --resume: {folder}") from None
+        kept = (
+            "finished shards are kept, go on with --resume" if (folder / WORK).is_dir() else "nothing was written yet"
+        )
+        raise InterruptedRunError(f"interrupted; {kept}: {folder}") from None
     except Irv2dataError:
         remove_partial(folder)
         raise

@@ -109,7 +109,9 @@ def _walk(root: str, progress: Callable[[int], None]) -> tuple[list[str], dict[s
     found: list[str] = []
     for directory, subfolders, files in os.walk(root, onerror=_raise):
         ignored["(hidden)"] += sum(name.startswith(".") for name in files)
+        ignored["(hidden folder)"] += sum(name.startswith(".") for name in subfolders)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        ignored["(symbolic link)"] += sum(os.path.islink(os.path.join(directory, name)) for name in subfolders)
         visible = [name for name in files if not name.startswith(".")]
         for name in visible:
             path = os.path.join(directory, name)

@@ -87,7 +87,12 @@ def transcode(data: bytes, config: ConvertConfig) -> Stored:
         image = _open(data, kind)
         if image.width * image.height > config.max_megapixels * 1e6:
             raise RejectError("too_large", f"{image.width}x{image.height} is over {config.max_megapixels:g} megapixels")
-        return _transcode_jpeg(data, image, config) if kind == "JPEG" else _transcode_png(data, image, config)
+        try:
+            return _transcode_jpeg(data, image, config) if kind == "JPEG" else _transcode_png(data, image, config)
+        except RejectError:
+            raise
+        except Exception as error:  # from converting and storing as well: a palette index out of range, say
+            raise _rejected(error) from error
 
 
 def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
@@ -128,14 +133,16 @@ def _transcode_jpeg(data: bytes, image: ImageFile.ImageFile, config: ConvertConf
     shrink = _shrunk_size(image.size, config)
     plain = header.process in (0, 1, 2) and header.components in (1, 3) and not header.plain_rgb
     if plain and turn is None and profile is None and shrink is None:
+        # What is checked is what is stored: in damaged data, stray markers can look like metadata to be cut out.
         # Decoding at 1/8 reads every entropy-coded byte and skips most of the inverse DCT.
-        image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
-        width, height = header.width, header.height
-        _load(image)
+        stored = _open(header.stripped, "JPEG")
+        width, height = stored.size
+        stored.draft(stored.mode, (max(1, width // 8), max(1, height // 8)))
+        _load(stored)
         code = PROGRESSIVE if header.process == 2 else BASELINE
         return Stored(encoded=header.stripped, format="JPEG", code=code, height=height, width=width)
     if shrink is not None:
-        image.draft("RGB" if image.mode == "RGB" else image.mode, shrink)
+        image.draft(image.mode, shrink)
     _load(image)
     return _store(_to_upright_srgb(image, turn, profile), _turned(shrink, turn), "JPEG", config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +67,10 @@ def verify(
 
 
 def _missing_or_resized(folder: Path, first: DatasetError) -> list[Problem]:
-    import json
-
     try:
         splits = json.loads((folder / manifest.MANIFEST).read_text(encoding="utf-8"))["splits"].values()
         shards = [manifest.Shard(**shard) for split in splits for shard in split["shards"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [Problem(file=manifest.MANIFEST, record=None, reason=str(first))]
     problems = []
     for shard in shards:
@@ -132,7 +131,7 @@ def _check_shard(
                 if reason is not None:
                     yield Problem(file=shard.file, record=record, reason=reason)
     except RecordError as error:
-        yield Problem(file=shard.file, record=error.record, reason=str(error))
+        yield Problem(file=shard.file, record=error.record, reason=error.reason)
         return
     except OSError as error:
         yield Problem(file=shard.file, record=None, reason=f"cannot be read ({error.strerror})")

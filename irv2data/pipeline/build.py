@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from irv2data.errors import UsageError
+from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
 from irv2data.pipeline.batch import decode_chunk, join_chunks
 from irv2data.pipeline.config import OutputSpec, PipelineConfig
@@ -115,8 +116,8 @@ class Pipeline:
 
     def _share(self, begins: list[tuple[int, int]], share: Share) -> tf.data.Dataset:
         """One input process's share of some epochs: its replicas' batches, one after another."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        paths = tf.constant(self.plan.split.paths)
+        cores = available_cores()
+        paths = tf.constant([os.fsencode(path) for path in self.plan.split.paths])
         # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
         chunks = planned_chunks(self.plan, begins, share)
         # One worker a chunk. One more chunk than cores is open, so that no core waits while a finished one is taken;

@@ -71,13 +71,13 @@ class PipelineConfig:
     flip: bool | None = None
 
     def __post_init__(self) -> None:
-        _require_size("image_size", self.image_size)
+        require_size("image_size", self.image_size)
         if self.crop_pixels is not None:
-            _require_size("crop_pixels", self.crop_pixels)
+            require_size("crop_pixels", self.crop_pixels)
         if self.canvases is not None and not isinstance(self.canvases, tuple):
             raise UsageError(f"canvases must be pairs (height, width), got {self.canvases!r}")
         for canvas in self.canvases or ():
-            _require_size("canvases", canvas)
+            require_size("canvases", canvas)
         for name, kind, words in (
             ("batch_size", int, "a whole number"),
             ("seed", int, "a whole number"),
@@ -128,7 +128,8 @@ class PipelineConfig:
         return OutputSpec(image_size=self.image_size, antialias=self.antialias)
 
 
-def _require_size(name: str, size: object) -> None:
+def require_size(name: str, size: object) -> None:
+    """Raises a `UsageError` that names the option unless `size` is a pair of positive whole numbers."""
     ok = isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
     if not ok:
         raise UsageError(f"{name} must be a pair (height, width) of positive whole numbers, got {size!r}")

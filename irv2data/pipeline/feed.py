@@ -46,7 +46,9 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
     calls = []
     for epoch, step in begins:
         steps = plan.steps_per_epoch(epoch)
-        if not (epoch >= 0 and 0 <= step <= steps):
+        if epoch < 0:
+            raise UsageError(f"epoch must be 0 or more, got {epoch}")
+        if not 0 <= step <= steps:
             raise UsageError(f"epoch {epoch} has steps 0 to {steps}, got step {step}")
         first = step // WINDOW
         calls += [

@@ -91,10 +91,11 @@ class Plan:
         self.config = config
         self._columns = {name: split.column(name) for name in ("shard", "offset", "height", "width", "format", "label")}
         if self.steps_per_epoch() == 0:
-            least = config.batch_size if config.drop_remainder else 1
+            if split.num_records == 0:
+                raise DatasetError(f"{split.folder}: split {split.name!r} has no records; use another split")
             raise DatasetError(
-                f"{split.folder}: split {split.name!r} has {split.num_records} records, a batch needs {least}; "
-                "use a smaller batch_size or another split"
+                f"{split.folder}: split {split.name!r} has {split.num_records} records, a batch needs "
+                f"{config.batch_size}; use a smaller batch_size or another split"
             )
         self.canvases = config.canvases or self._choose_canvases()
         self._check_largest()

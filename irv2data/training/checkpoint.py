@@ -27,20 +27,35 @@ def prepare_run(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file; RUN is a folder to make")
+    if path.is_dir() and any(path.iterdir()) and not (path / METRICS).exists() and not (path / MODEL).exists():
+        raise UsageError(f"{path}: is not empty and no run of irv2data; choose another folder")
     if (path / METRICS).exists() and not overwrite:
         raise UsageError(f"{path}: holds a finished run; choose another folder or give --overwrite")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / METRICS).unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be made ({error.strerror})") from error
     return path
 
 
 def save_run(folder: Path, model: keras.Model, classes: Sequence[str], metrics: dict[str, Any]) -> None:
-    """Writes the model, the class list and, last, the metrics: a run with metrics is a finished one."""
+    """Writes the model, the class list and, last, the metrics: a run with metrics is a finished one.
+
+    What an earlier run left stays untouched until the new model is complete beside it.
+
+    Raises:
+        DatasetError: The folder cannot be written.
+    """
+    try:
+        _save(folder, model, classes, metrics)
+    except OSError as error:
+        raise DatasetError(f"{folder}: the run cannot be saved ({error.strerror or error})") from error
+
+
+def _save(folder: Path, model: keras.Model, classes: Sequence[str], metrics: dict[str, Any]) -> None:
     temporary = folder / f"partial-{MODEL}"
     model.save(temporary)
+    (folder / METRICS).unlink(missing_ok=True)
     os.replace(temporary, folder / MODEL)
     write_json(folder / CLASSES, list(classes))
     write_json(folder / METRICS, metrics)

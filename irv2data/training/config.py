@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from irv2data.errors import UsageError
-from irv2data.pipeline.config import FITS
+from irv2data.pipeline.config import FITS, require_size
 
 SMALLEST_IMAGE = 75  # pixels: below it Inception-ResNet-v2's last stages have nothing left to look at
 NUM_BLOCKS = 44  # stem and mixed_5b as one, 10 block35, mixed_6a, 20 block17, mixed_7a, 10 block8, conv_7b
@@ -49,12 +49,15 @@ class TrainConfig:
     validation_split: str | None = "validation"
 
     def __post_init__(self) -> None:
+        require_size("image_size", self.image_size)
         for ok, rule in (
             (self.fit in FITS, f"fit must be one of {', '.join(FITS)}, got {self.fit!r}"),
             (
                 min(self.image_size) >= SMALLEST_IMAGE,
                 f"image_size must be at least {SMALLEST_IMAGE} for Inception-ResNet-v2, got {self.image_size}",
             ),
+            # Keras seeds NumPy's global generator too, which takes no larger one.
+            (0 <= self.seed < 2**32, f"seed must be between 0 and 2**32 - 1, got {self.seed}"),
             (self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}"),
             (self.head_epochs >= 0, f"head_epochs must be 0 or more, got {self.head_epochs}"),
             (self.fine_epochs >= 0, f"fine_epochs must be 0 or more, got {self.fine_epochs}"),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -120,4 +121,4 @@ def _base(shape: tuple[int, int, int], weights: str) -> keras.Model:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return textwrap.shorten(str(error), 250, placeholder=" ...") or type(error).__name__
