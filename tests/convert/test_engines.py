@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -74,3 +76,26 @@ def test_what_a_worker_raises_is_raised_here(start):
 
 def test_cores_are_those_this_process_may_use():
     assert available_cores() == len(os.sched_getaffinity(0))
+
+
+def test_workers_end_when_the_parent_is_killed(tmp_path):
+    """They would otherwise wait for work for ever, holding the pipes of whoever started the conversion."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "from irv2data.convert.engines import run_local\n"
+        "def work(task, advance):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(20)\n"
+        "    print('late', flush=True)\n"
+        "    os._exit(0)\n"
+        "if __name__ == '__main__':\n"
+        "    run_local(work, [1, 2], workers=2, finished=print, progress=lambda more: None)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    # The pipe ends when the last process that holds it does; a worker that stayed would write to it first.
+    assert len(set(workers)) == 2
+    assert parent.stdout.read() == ""

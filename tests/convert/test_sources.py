@@ -57,7 +57,7 @@ def test_hidden_files_and_folders_are_passed_over(folder):
     listing = list_folder(folder(dict.fromkeys(["a/1.jpg", "a/.2.jpg", "a/.git/3.jpg", ".cache/4.jpg"])))
     assert listing.paths == ["a/1.jpg"]
     assert listing.classes == ("a",)
-    assert listing.ignored == {"(hidden)": 1}
+    assert listing.ignored == {"(hidden folder)": 2, "(hidden)": 1}
 
 
 def test_symbolic_links_are_not_followed(folder, tmp_path):
@@ -70,7 +70,7 @@ def test_symbolic_links_are_not_followed(folder, tmp_path):
     os.symlink(f"{root}/nowhere", f"{root}/a/broken.jpg")
     listing = list_folder(root)
     assert (listing.paths, listing.classes) == (["a/1.jpg"], ("a",))
-    assert listing.ignored == {"(symbolic link)": 2}
+    assert listing.ignored == {"(symbolic link)": 4}
 
 
 def test_content_finds_what_the_name_hides_and_the_name_what_the_content_hides(folder):

@@ -270,3 +270,23 @@ def test_a_damaged_file_is_stored_or_rejected_with_a_code_and_nothing_else(data)
         assert stored.code in (BASELINE, PROGRESSIVE, PNG)
         with Image.open(io.BytesIO(stored.encoded)) as kept:
             assert kept.size == (stored.width, stored.height)
+
+
+def test_what_is_stored_is_what_was_checked(picture, saved):
+    """A stray comment marker in damaged scan data must not cut an image short unnoticed."""
+    whole = saved(picture(96, 96), "JPEG", quality=95)
+    start = whole.index(b"\xff\xda")
+    outcomes = set()
+    for position in range(start + 40, len(whole) - 40, 7):
+        for stray in (b"\xff\xfe\x00\x20", b"\xff\xe1\x02\x00", b"\xff\xe2\xff\xf0"):
+            data = whole[:position] + stray + whole[position + len(stray) :]
+            try:
+                stored = transcode(data, ConvertConfig())
+            except RejectError as error:
+                outcomes.add(error.code)
+                continue
+            outcomes.add("stored")
+            with Image.open(io.BytesIO(stored.encoded)) as image:
+                image.load()  # raises where the end is missing
+    assert outcomes <= {"stored", "truncated", "corrupt"}
+    assert len(outcomes) > 1

@@ -163,3 +163,12 @@ def test_a_lost_end_chunk_is_truncated(kind, lost):
     with pytest.raises(RejectError) as caught:
         transcode(data[:-lost], ConvertConfig())
     assert caught.value.code == "truncated"
+
+
+def test_an_image_that_decodes_but_cannot_be_converted_is_corrupt():
+    """More transparency entries than colours: Pillow fails only when it composites."""
+    palette = chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", bytes(300))
+    data = png(4, 8, 3, bytes([0, 1, 1, 0]), extra=palette)
+    with pytest.raises(RejectError) as error:
+        transcode(data, ConvertConfig())
+    assert error.value.code == "corrupt"

@@ -88,7 +88,7 @@ def test_a_flipped_byte_of_an_image_is_located(folder):
     second = len(payloads(path)[0]) + 16
     flip(path, second + 16 + 100)
     assert verify(str(folder)) == []  # sizes and counts alone do not show it
-    reason = f"{path.name}, record 1: checksum of the record at byte {second} is wrong"
+    reason = f"checksum of the record at byte {second} is wrong"
     assert verify(str(folder), deep=True) == [Problem(file=path.name, record=1, reason=reason)]
 
 
@@ -96,7 +96,7 @@ def test_a_flipped_byte_of_the_framing_is_located(folder):
     path = shard_of(folder)
     second = len(payloads(path)[0]) + 16
     flip(path, second)
-    reason = f"{path.name}, record 1: checksum of the length at byte {second} is wrong"
+    reason = f"checksum of the length at byte {second} is wrong"
     assert verify(str(folder), deep=True) == [Problem(file=path.name, record=1, reason=reason)]
 
 

@@ -91,9 +91,10 @@ def test_text_output_of_convert(command, source, tmp_path):
     lines = printed.splitlines()
     assert lines[0].split() == ["split", "records", "shards", "size"]
     assert lines[3].startswith("11 sources in 2 classes: 1 rejected, 0 dropped as duplicates; ")
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         f"rejects and their reasons: {tmp_path / 'out'}/rejects.jsonl",
-        "more rejects than --max_bad_fraction allows: exit code 3",
+        "note: no records in validation",
+        "rejects: 9.1% of the sources, more than --max_bad_fraction; exit code 3, the rest is usable",
         f"dataset written: {tmp_path / 'out'}",
     ]
     assert command("verify", tmp_path / "out", "--deep") == (0, "sound\n", "")
@@ -198,7 +199,7 @@ def test_verify_prints_one_line_a_problem_with_names_made_printable(command, sou
     for name in shards:
         (out / name).unlink()
     code, printed, _ = command("verify", out)
-    assert (code, printed.splitlines()) == (1, [*(f"{name}: missing" for name in sorted(shards)), "2 problems"])
+    assert (code, printed.splitlines()) == (1, [*(f"{name}: missing" for name in sorted(shards)), "problems: 2"])
     found = json.loads(command("verify", out, "--json")[1])
     problems = [{"file": name, "record": None, "reason": "missing"} for name in sorted(shards)]
     assert found == {"sound": False, "problems": problems}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -78,6 +79,10 @@ def test_bench_for_people(capsys, dataset):
         ("train {dataset} {run} --image_size=large", 2, "an image size is 299 or HEIGHTxWIDTH, got 'large'"),
         ("train {dataset} {run} --weights={missing}", 1, "{missing}: no such weights file"),
         ("train {dataset} {file} --weights=none", 2, "{file}: is a file; RUN is a folder to make"),
+        ("train {dataset} {dataset} --weights=none", 2, "{dataset}: is not empty and no run of irv2data"),
+        ("train {dataset} {run} --seed=5000000000", 2, "seed must be between 0 and 2**32 - 1, got 5000000000"),
+        ("bench {dataset} --seconds=nan", 2, "rounds and seconds must be positive, got 5 and nan"),
+        ("bench {dataset} --split=none", 2, "{dataset} has no split 'none'; it has train, validation"),
         ("bench {dataset} --rounds=0", 2, "rounds and seconds must be positive, got 0 and 2.0"),
         ("bench {dataset} --batch_size=0", 2, "batch_size must be 1 or more, got 0"),
         ("bench {dataset} --fit=stretch", 2, "invalid choice: 'stretch'"),
@@ -127,3 +132,37 @@ def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
     assert all(name in out for name in main.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command", ["bench {0} --image_size=32 --batch_size=8 --rounds=1", "train {0} {1} --weights=none"]
+)
+def test_a_damaged_shard_is_one_line(capsys, dataset, tmp_path, command):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset.folder, copy)
+    for shard in dataset.splits["train"].shards:
+        damaged = bytearray((copy / shard.file).read_bytes())
+        damaged[200] ^= 1
+        (copy / shard.file).write_bytes(damaged)
+    words = command.format(copy, tmp_path / "run").split()
+    words += ["--image_size=75", "--batch_size=8"] if words[0] == "train" else []
+    code, out, err = call(capsys, *words)
+    assert (code, out) == (1, "")
+    assert f"{copy}: a record cannot be read (" in err
+    assert f"`irv2data verify --deep {copy}` says which" in err
+    assert "Traceback" not in err
+
+
+def test_a_failed_run_leaves_the_finished_one(capsys, dataset, tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    code, _, err = call(
+        capsys, "train", str(dataset.folder), str(tmp_path), "--overwrite", "--weights=/nowhere.h5", "--batch_size=8"
+    )
+    assert (code, "no such weights file" in err) == (1, True)
+    assert (tmp_path / "metrics.json").read_text() == "{}"
+
+
+def test_a_wrong_flag_of_absl_is_a_usage_error(capsys, dataset):
+    code, out, err = call(capsys, "info", str(dataset.folder), "--verbosity=loud")
+    assert (code, out) == (2, "")
+    assert "verbosity" in err
