@@ -104,6 +104,9 @@ def irv2data(*arguments: str | Path) -> tuple[dict[str, Any], float]:
 
 def gpus() -> int:
     """Number of GPUs that TensorFlow sees."""
+    from irv2data.tools.quiet import load_tensorflow
+
+    load_tensorflow()
     import tensorflow as tf
 
     return len(tf.config.list_physical_devices("GPU"))
