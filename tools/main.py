@@ -64,7 +64,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the parsed command and returns its exit code; errors become one line (or one JSON object)."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    logging.set_verbosity(logging.WARNING)  # TensorFlow tells how it reduces gradients, at every trace
+    # TensorFlow tells how it reduces gradients and warns of several traces, here meant: one for each canvas shape.
+    logging.set_verbosity(logging.ERROR)
     try:
         try:
             return int(arguments.run(arguments))

@@ -35,7 +35,7 @@ class Preprocessor:
         # All replicas have the same shape in a step, so the first one speaks for them.
         shape = tuple(self._strategy.experimental_local_results(batch["canvas"])[0].shape)
         if shape not in self.graphs:
-            # A new function each, not one retraced: TensorFlow warns of the latter, and here it is meant.
+            # A function each, so that a second trace of any of them would show (its tracing count).
             self.graphs[shape] = tf.function(lambda batch: self._on_replicas(batch))
         return self.graphs[shape]({name: batch[name] for name in ("canvas", "box", "flip")})
 
