@@ -6,6 +6,8 @@ The commands print `str(error)` and exit with `error.exit_code`; a job that impo
 
 from __future__ import annotations
 
+import textwrap
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -58,3 +60,8 @@ class InterruptedRunError(Irv2dataError):
     """A run was stopped by a signal and can be resumed."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, in one line of at most 250 characters; its type where it says nothing."""
+    return textwrap.shorten(str(error), 250, placeholder=" ...") or type(error).__name__

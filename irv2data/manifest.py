@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from irv2data.errors import DatasetError, UsageError
+from irv2data.errors import DatasetError, UsageError, one_line
 
 MANIFEST = "dataset.json"
 INDEX = "index"
@@ -99,7 +99,7 @@ class Split:
             column = np.load(path, mmap_mode="r") if self.num_records else np.load(path)
         except Exception as error:  # NumPy evaluates the header as Python text, and raises whatever that raises
             raise DatasetError(
-                f"{path}: the index cannot be read ({_one_line(error)}); convert the dataset again"
+                f"{path}: the index cannot be read ({one_line(error)}); convert the dataset again"
             ) from error
         if column.dtype != COLUMNS[name] or column.shape != (self.num_records,):
             raise DatasetError(
@@ -241,10 +241,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _not_ours(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"{path}: not a manifest of irv2data ({error!r}); convert the dataset again")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _check_size(path: str, expected: int) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from irv2data.errors import DatasetError
 
-_READ_ERRORS = ("DataLossError", "InvalidArgumentError", "NotFoundError")
 _NVIDIA = Path("/dev/nvidiactl")
 
 
@@ -52,11 +51,11 @@ def reading(dataset: str) -> Iterator[None]:
     Raises:
         DatasetError: A shard is missing, cut off or damaged.
     """
+    import tensorflow as tf
+
     try:
         yield
-    except Exception as error:
-        if type(error).__name__ not in _READ_ERRORS:
-            raise
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
         first = str(error).split("[Op:", 1)[0].splitlines()[0].strip()
         raise DatasetError(
             f"{dataset}: a record cannot be read ({first}); `irv2data verify --deep {dataset}` says which"

@@ -6,13 +6,12 @@ import contextlib
 import os
 import re
 import sys
-import textwrap
 import warnings
 from pathlib import Path
 
 import keras
 
-from irv2data.errors import WeightsError
+from irv2data.errors import WeightsError, one_line
 
 # As in keras/src/applications/inception_resnet_v2.py.
 IMAGENET_FILE = "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -99,7 +98,7 @@ def _base(shape: tuple[int, int, int], weights: str) -> keras.Model:
         except Exception as error:  # urllib, ssl, h5py and Keras each raise their own
             home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
             raise WeightsError(
-                f"the ImageNet weights cannot be fetched ({_one_line(error)}); put {IMAGENET_FILE} "
+                f"the ImageNet weights cannot be fetched ({one_line(error)}); put {IMAGENET_FILE} "
                 f"(MD5 {IMAGENET_MD5}) into {home / 'models'}, or give --weights=PATH, or --weights=none"
             ) from error
     if not Path(weights).is_file():
@@ -115,10 +114,6 @@ def _base(shape: tuple[int, int, int], weights: str) -> keras.Model:
                 base.load_weights(weights)
     except Exception as error:  # h5py, zipfile and Keras each raise their own
         raise WeightsError(
-            f"{weights}: does not hold weights of Inception-ResNet-v2 without its head ({_one_line(error)})"
+            f"{weights}: does not hold weights of Inception-ResNet-v2 without its head ({one_line(error)})"
         ) from error
     return base
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 250, placeholder=" ...") or type(error).__name__
