@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 # The lock covers every Python pyproject.toml allows, whichever Python runs this.
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --custom-compile-command "make lock"
 
-.PHONY: help venv demo test lint test-oldest bench lock clean
+.PHONY: help venv demo test lint test-oldest bench bench-convert lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,9 +45,13 @@ bench: export TF_CPP_MIN_LOG_LEVEL := 2
 bench: venv ## benchmarks
 	"$(VENV)/bin/python" -m benchmarks.import_time
 
+bench-convert: venv ## conversion: speed beside libjpeg-turbo, memory, a million files; ten minutes on an idle machine
+	"$(VENV)/bin/python" -m benchmarks.conversion
+
 # The dev extra is in each, so that the tests can run beside io and beam as well.
 lock: ## resolve requirements/*.txt anew (needs uv)
 	$(COMPILE) pyproject.toml --extra dev --extra report --extra remote --extra tfds --extra cuda \
+	    --extra heic --extra lossless \
 	    --output-file requirements/constraints.txt >/dev/null
 	$(COMPILE) pyproject.toml requirements/protobuf4.in --extra dev --extra io \
 	    --output-file requirements/constraints-io.txt >/dev/null

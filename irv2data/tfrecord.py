@@ -21,14 +21,26 @@ _MASK_DELTA = 0xA282EAD8
 
 
 def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def framing(*parts: bytes) -> tuple[bytes, bytes]:
+    """What stands before and behind a payload on disk, 12 and 4 bytes; the payload may come in parts."""
+    length = struct.pack("<Q", sum(map(len, parts)))
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
+    return length + struct.pack("<I", _masked_crc(length)), struct.pack("<I", _masked(crc))
 
 
 def frame(payload: bytes) -> bytes:
     """The bytes on disk of one record, `len(payload) + 16` of them."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join((length, struct.pack("<I", _masked_crc(length)), payload, struct.pack("<I", _masked_crc(payload))))
+    header, footer = framing(payload)
+    return b"".join((header, payload, footer))
 
 
 def read_frames(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
@@ -61,3 +73,23 @@ def read_frames(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
             raise RecordError(f"checksum of the record at byte {offset} is wrong", shard=name, record=record)
         yield offset, payload
         record += 1
+
+
+def salvage_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields (byte offset, payload) of every record in damaged data whose checksums are right, wherever it lies.
+
+    After damage the next record is found by its length's checksum, byte by byte; that a stretch of other bytes has
+    both checksums right is a matter of one in 2**64.
+    """
+    position = 0
+    while position + FRAMING_BYTES <= len(data):
+        length, crc = struct.unpack_from("<QI", data, position)
+        end = position + FRAMING_BYTES + length
+        # The length first: it is wrong nearly everywhere but at a record, and comparing costs less than a checksum.
+        if end <= len(data) and _masked_crc(data[position : position + 8]) == crc:
+            payload = data[position + HEADER_BYTES : end - FOOTER_BYTES]
+            if _masked_crc(payload) == struct.unpack_from("<I", data, end - FOOTER_BYTES)[0]:
+                yield position, payload
+                position = end
+                continue
+        position += 1

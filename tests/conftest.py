@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import photographs
@@ -17,6 +20,50 @@ CPUS = 3
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * CPUS
 )
+
+
+class SerialMarker:
+    """What a worker's marker is, in this process."""
+
+    def __init__(self, progress):
+        self._progress = progress
+
+    def begin(self, item):
+        pass
+
+    def end(self):
+        pass
+
+    def advance(self):
+        self._progress(1)
+
+
+def run_serial(function, tasks, *, finished, progress, **limits):
+    """`run_local` without processes, which cost a second."""
+    for number, task in enumerate(tasks):
+        finished(number, function(task, SerialMarker(progress)))
+
+
+@pytest.fixture(scope="session")
+def in_this_process() -> Callable[[], AbstractContextManager[None]]:
+    """`with in_this_process():` conversions, checks, repairs and adoptions run without worker processes."""
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("run", "hashing", "verify", "repair", "adopt"):
+                # By import: as attributes of the package, some of these names are the functions.
+                patch.setattr(importlib.import_module(f"irv2data.convert.{module}"), "run_local", run_serial)
+            yield
+
+    return patched
+
+
+@pytest.fixture
+def serial(in_this_process) -> Iterator[None]:
+    """Conversions in this process."""
+    with in_this_process():
+        yield
 
 
 @pytest.fixture(scope="session")

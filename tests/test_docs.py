@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from irv2data import manifest, schema
-from irv2data.convert.transcode import REJECT_CODES
+from irv2data import index, manifest, schema
+from irv2data.convert.rejects import REJECT_CODES
+from irv2data.convert.transcode import DONE
 from irv2data.errors import EXIT_INTERRUPTED, EXIT_OVER_BUDGET, EXIT_USAGE
 from irv2data.pipeline.config import FITS
 
@@ -25,16 +26,20 @@ def names(cell: str) -> list[str]:
 
 
 def test_record_keys():
-    assert [name for row in rows("docs/dataset-format.md", "## Record keys") for name in names(row[0])] == list(
-        schema.KEYS
-    )
+    assert [name for row in rows("docs/dataset-format.md", "## Record keys") for name in names(row[0])] == [
+        *schema.KEYS,
+        schema.TARGET,
+    ]
 
 
 def test_index_columns():
     table = rows("docs/dataset-format.md", "## Index columns")
-    assert {name: row[1] for row in table for name in names(row[0])} == {
-        name: dtype.name for name, dtype in manifest.COLUMNS.items()
+    assert {name: row[1] for row in table for name in names(row[0]) if name in index.PLACE_COLUMNS} == {
+        name: dtype.name for name, dtype in index.PLACE_COLUMNS.items()
     }
+    assert {name for row in table for name in names(row[0])} == {
+        *index.PLACE_COLUMNS, "label", "content", "filename", "filename_end", "columnN"
+    }  # fmt: skip
     assert dict(manifest_format(table)) == dict(enumerate(["baseline JPEG", "progressive JPEG", "PNG"]))
     assert manifest.FORMAT_NAMES == ("baseline", "progressive", "png")
 
@@ -46,6 +51,10 @@ def manifest_format(table: list[list[str]]) -> list[tuple[int, str]]:
 
 def test_reject_codes():
     assert {names(row[0])[0]: row[1] for row in rows("docs/dataset-format.md", "## Reject codes")} == REJECT_CODES
+
+
+def test_what_was_done():
+    assert {names(row[0])[0]: row[1] for row in rows("docs/dataset-format.md", "## What was done")} == DONE
 
 
 def test_fits():

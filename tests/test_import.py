@@ -17,16 +17,20 @@ ROOT = Path(__file__).parents[1]
 # A module may import those to its left, never to its right; convert and pipeline never each other.
 LAYERS = {
     "errors": 0,
+    "labels": 0,
     "machine": 0,
+    "packed": 0,
+    "index": 1,
+    "storage": 1,
     "tfrecord": 1,
     "schema": 2,
-    "manifest": 2,
-    "convert": 3,
-    "pipeline": 3,
-    "device": 4,
-    "report": 5,
-    "training": 5,
-    "tools": 6,
+    "manifest": 3,
+    "convert": 4,
+    "pipeline": 4,
+    "device": 5,
+    "report": 6,
+    "training": 6,
+    "tools": 7,
 }
 
 
@@ -81,7 +85,7 @@ def test_imports_point_one_way():
         ("pipeline/plan.py", "from irv2data.convert import layout", "pipeline -> convert"),
         ("convert/run.py", "def f():\n    import irv2data.pipeline.plan", "convert -> pipeline"),
         ("errors.py", "from irv2data import manifest", "errors -> manifest"),
-        ("manifest.py", "from irv2data.schema import KEYS", "manifest -> schema"),
+        ("index.py", "from irv2data.storage import join", "index -> storage"),
         ("convert/run.py", "from irv2data import Pipeline", "convert -> pipeline"),
         ("convert/run.py", "from ..pipeline import plan", "convert -> pipeline"),
         ("schema.py", "from . import convert", "schema -> convert"),

@@ -10,13 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irv2data import Dataset, manifest
+from irv2data import Dataset, index, manifest
 from irv2data.errors import DatasetError, UsageError
-from irv2data.manifest import COLUMNS, Shard, manifest_text, shard_name
+from irv2data.manifest import Contents, Shard, manifest_text, shard_name
 
 CLASSES = ("ant", "bee", "caf\udce9")
 SHARDS = {"train": (b"first shard", b"second"), "validation": (b"",)}
 RECORDS = {"train": (3, 2), "validation": (0,)}
+CONTENTS = Contents(classes=CLASSES, columns={"age": "int64", "note": "string"})
+ARRAYS = index.spec("class", ("int64", "string"))
+RAGGED = {
+    "train": {
+        "filename": list(b"abbccc\xff"),
+        "filename_end": [1, 3, 6, 6, 7],
+        "column1": list(b"hi"),
+        "column1_end": [0, 2, 2, 2, 2],
+    },
+    "validation": {"filename": [], "filename_end": [], "column1": [], "column1_end": []},
+}
 
 
 @pytest.fixture
@@ -33,13 +44,21 @@ def folder(tmp_path: Path) -> Path:
             digest = hashlib.sha256(content).hexdigest()
             shards.append(Shard(file=name, records=RECORDS[split][number], bytes=len(content), sha256=digest))
         digests = {}
-        for column, dtype in COLUMNS.items():
-            path = manifest.column_path(folder, split, column)
-            np.save(path, np.arange(sum(RECORDS[split])).astype(dtype))
-            digests[column] = hashlib.sha256(path.read_bytes()).hexdigest()
+        count = sum(RECORDS[split])
+        for name, (dtype, _) in ARRAYS.items():
+            path = manifest.array_path(folder, split, name)
+            array = np.arange(count).astype(dtype)
+            if name == "shard":
+                array = np.repeat(np.arange(len(contents)), RECORDS[split]).astype(dtype)
+            if name == index.CONTENT:
+                array = np.zeros((count, 32), dtype)
+            elif name in RAGGED[split]:
+                array = np.array(RAGGED[split][name], dtype)
+            np.save(path, array)
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         splits[split] = shards, digests
     source = {"sources": 6, "rejected": 1, "dropped": 0}
-    (folder / "dataset.json").write_text(manifest_text(classes=CLASSES, splits=splits, source=source))
+    (folder / "dataset.json").write_text(manifest_text(contents=CONTENTS, splits=splits, source=source))
     return folder
 
 
@@ -66,12 +85,34 @@ def test_a_dataset_says_what_it_holds(folder):
 
 def test_columns_have_their_dtypes_and_are_mapped_read_only(folder):
     dataset = Dataset(str(folder))
-    for name, dtype in COLUMNS.items():
+    for name, dtype in {**index.PLACE_COLUMNS, "label": np.int32, "age": np.int64}.items():
         column = dataset.split("train").column(name)
-        assert (column.dtype, column.tolist()) == (dtype, [0, 1, 2, 3, 4])
+        assert (column.dtype, column.tolist()) == (dtype, [0, 0, 0, 1, 1] if name == "shard" else [0, 1, 2, 3, 4])
         assert isinstance(column, np.memmap)
         assert not column.flags.writeable
         assert dataset.split("validation").column(name).shape == (0,)
+
+
+def test_columns_of_strings_and_file_names_are_rows_of_any_length(folder):
+    train = Dataset(folder).split("train")
+    assert list(train.column("note")) == [b"", b"hi", b"", b"", b""]
+    assert [train.source(row) for row in range(5)] == ["a", "bb", "ccc", "", "\udcff"]
+    assert list(Dataset(folder).split("validation").column("note")) == []
+
+
+def test_an_unknown_column_names_those_there_are(folder):
+    for name in ("weight", "filename", "content_end"):
+        with pytest.raises(UsageError, match=f"has no column '{name}'; it has age, note$"):
+            Dataset(folder).split("train").column(name)
+
+
+def test_a_record_is_located_by_its_row(folder):
+    train = Dataset(folder).split("train")
+    assert train.locate(2) == ("train-00000-of-00002.tfrecord", 2, 2)
+    assert train.locate(4) == ("train-00001-of-00002.tfrecord", 1, 4)
+    for row in (-1, 5):
+        with pytest.raises(UsageError, match=f"train has records 0 to 4, got {row}$"):
+            train.locate(row)
 
 
 def test_an_unknown_split_names_those_there_are(folder):
@@ -95,6 +136,11 @@ def drop(key):
     return lambda folder: edit(folder, lambda content: content.pop(key))
 
 
+def reach(file):
+    """A shard's name that lies elsewhere."""
+    return lambda folder: edit(folder, lambda content: content["splits"]["train"]["shards"][0].update(file=file))
+
+
 SHARD = "train-00001-of-00002.tfrecord"
 
 
@@ -108,12 +154,24 @@ SHARD = "train-00001-of-00002.tfrecord"
         (write("dataset.json", b'{"format": "irv'), "dataset.json", "not a manifest of irv2data (JSONDecodeError("),
         (write("dataset.json", b"\xff\xfe"), "dataset.json", "cannot be read ("),
         (put(format="coco"), "dataset.json", "not a manifest of irv2data (KeyError('format'))"),
-        (put(version=2), "dataset.json", "written in format version 2, this release reads 1; convert again"),
+        (put(version=1), "dataset.json", "written in format version 1, this release reads 2; convert again"),
         (put(classes=["ant", "cow", "bee"]), "dataset.json", "the class list was changed by hand"),
         (drop("classes_sha256"), "dataset.json", "not a manifest of irv2data (KeyError('classes_sha256'))"),
         (drop("splits"), "dataset.json", "not a manifest of irv2data (KeyError('splits'))"),
         (drop("source"), "dataset.json", "not a manifest of irv2data (KeyError('source'))"),
-        (put(splits={"train": {"shards": [{"name": "x"}]}}), "dataset.json", "not a manifest of irv2data (TypeError("),
+        (put(splits={"train": {"shards": [{"name": "x"}]}}), "dataset.json", "not a manifest of irv2data (KeyError("),
+        (put(labels="hats"), "dataset.json", "not a manifest of irv2data (KeyError('hats'))"),
+        (put(columns=[{"name": "a", "type": "int8"}]), "dataset.json", "not a manifest of irv2data (KeyError('int8'))"),
+        (put(index_folder="../index"), "dataset.json", "not a manifest of irv2data (KeyError("),
+        (put(splits={"a/b": {}}), "dataset.json", "not a manifest of irv2data (KeyError("),
+        (reach("/etc/passwd"), "dataset.json", "not a manifest of irv2data (KeyError("),
+        (reach("../other/train.tfrecord"), "dataset.json", "not a manifest of irv2data (KeyError("),
+        (reach(".."), "dataset.json", "not a manifest of irv2data (KeyError("),
+        (
+            lambda folder: edit(folder, lambda content: content["splits"]["train"].update(records=6)),
+            "dataset.json",
+            "not a manifest of irv2data (KeyError('train does not add up'))",
+        ),
         (remove(SHARD), SHARD, "the shard is missing (No such file or directory)"),
         (write(SHARD, b"secon"), SHARD, "has 5 bytes, the manifest says 6; restore it or convert again"),
         (write(SHARD, b"seconds"), SHARD, "has 7 bytes, the manifest says 6; restore it or convert again"),
@@ -143,13 +201,12 @@ def save(array):
         (lambda path: path.write_bytes(b"\x93NUMPY"), "the index cannot be read "),
         (lambda path: path.write_bytes(b""), "the index cannot be read "),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "the index cannot be read "),
-        (save(np.arange(4, dtype=np.int32)), "holds int32 [4], the manifest says int32 [5]; convert"),
-        (save(np.arange(5, dtype=np.int64)), "holds int64 [5], the manifest says int32 [5]; convert"),
-        (save(np.zeros((5, 1), np.int32)), "holds int32 [5, 1], the manifest says int32 [5]; convert"),
+        (save(np.arange(4, dtype=np.int32)), "holds int32 [4], the manifest says int32 [5]; `irv2data verify"),
+        (save(np.arange(5, dtype=np.int64)), "holds int64 [5], the manifest says int32 [5]; `irv2data verify"),
     ],
 )
 def test_a_damaged_column_is_one_line_that_names_its_file(folder, damage, reason):
-    path = manifest.column_path(folder, "train", "height")
+    path = manifest.array_path(folder, "train", "height")
     damage(path)
     with pytest.raises(DatasetError) as caught:
         Dataset(folder).split("train").column("height")
@@ -162,13 +219,18 @@ def change_classes(content):
     content["classes_sha256"] = manifest.classes_sha256(content["classes"])
 
 
+def fewer_records(content):
+    content["splits"]["train"]["shards"][0]["records"] -= 1
+    content["splits"]["train"]["records"] -= 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
         change_classes,
         lambda content: content["splits"]["train"]["shards"][0].update(sha256="0" * 64),
         lambda content: content["splits"]["train"]["index"].update(label="0" * 64),
-        lambda content: content["splits"]["train"]["shards"][0].update(records=4),
+        fewer_records,
         lambda content: content["splits"].update(test=content["splits"].pop("validation")),
     ],
 )

@@ -9,7 +9,7 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-EXTRAS = {"cuda", "io", "beam", "remote", "report", "tfds", "dev"}
+EXTRAS = {"cuda", "io", "beam", "remote", "report", "tfds", "heic", "lossless", "dev"}
 
 
 def requirements(extra=None):
@@ -35,7 +35,17 @@ def test_extras():
 
 def test_requirements_of_the_worker_processes_are_direct():
     names = {re.match(r"[A-Za-z0-9-]+", text).group() for text in requirements()}
-    assert names == {"tensorflow", "keras", "numpy", "absl-py", "pillow", "tqdm", "protobuf", "google-crc32c"}
+    assert names == {
+        "tensorflow",
+        "keras",
+        "numpy",
+        "absl-py",
+        "pillow",
+        "tqdm",
+        "protobuf",
+        "google-crc32c",
+        "simplejpeg",
+    }
 
 
 def test_io_is_pinned_as_a_pair():

@@ -1,65 +1,90 @@
-"""`irv2data convert SOURCE DATASET`: a folder of images into a dataset folder."""
+"""`irv2data convert SOURCE DATASET`: images into a dataset folder."""
 
 from __future__ import annotations
 
 import argparse
 
 from irv2data.convert import ConvertConfig, Report, convert
-from irv2data.convert.config import DUPLICATES, FOLDERS, ON_ERROR, parse_splits
-from irv2data.errors import EXIT_DONE, EXIT_OVER_BUDGET
+from irv2data.convert.config import DUPLICATES, LABELS, ON_ERROR, PNG_RULES, parse_splits
+from irv2data.convert.transcode import DONE
+from irv2data.errors import EXIT_DONE, EXIT_OVER_BUDGET, UsageError
+from irv2data.manifest import DUPLICATES as DUPLICATES_FILE
 from irv2data.manifest import REJECTS
 
 from .common import Bars, add_json, mib, print_json, printable, table
+
+# Option, kind of value (a type, the choices, or None for a switch) and help. Defaults are those of `ConvertConfig`.
+_OPTIONS: tuple[tuple[str, object, str], ...] = (
+    ("labels", LABELS, "what a label is; auto: as the source has it"),
+    ("label_depth", int, "levels of folders that make up a class name"),
+    ("label_column", str, "column or JSON key of the label, where its name is not a usual one"),
+    ("path_column", str, "the same for the image's path"),
+    ("label_separator", str, "between the classes of a CSV field, with --labels=classes"),
+    ("image_root", str, "folder that paths in a table are relative to; empty: the table's own"),
+    ("follow_links", None, "follow symbolic links below SOURCE"),
+    ("exact_splits", None, "exact counts in each class; files move when others are added"),
+    ("shard_mib", float, "largest shard"),
+    ("max_short_side", int, "scale larger images down to this short side in pixels; 0 keeps all"),
+    ("shrink_megapixels", float, "scale larger images down to this many megapixels; 0 keeps all"),
+    ("quality", int, "of JPEGs encoded again"),
+    ("png", PNG_RULES, "lossless images: keep lossless, all to JPEG, or those that are photographic"),
+    ("seed", int, "of splits and order"),
+    ("duplicates", DUPLICATES, "of equal content"),
+    ("on_error", ON_ERROR, "at a bad file"),
+    ("max_bad_fraction", float, "more rejects than this share end with exit code 3"),
+    ("max_megapixels", float, "reject larger images, from their header"),
+    ("decode_seconds", float, "reject an image that takes longer"),
+    ("worker_mib", int, "memory that decoding may take in a worker"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     default = ConvertConfig()
-    parser.add_argument("source", metavar="SOURCE", help="folder with one sub-folder a class")
-    parser.add_argument("dataset", metavar="DATASET", help="folder to make")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder with one sub-folder a class, table (.csv, .tsv, .jsonl) with paths and labels, WebDataset archive "
+        "(.tar) or folder of them; or a URI of one",
+    )
+    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="folder to make, or a URI")
     parser.add_argument(
         "--splits",
-        default="train=0.9,validation=0.1",
-        help=f"names and fractions, or '{FOLDERS}': SOURCE/SPLIT/CLASS/... (default: %(default)s)",
+        default="auto",
+        help="names and fractions; folders: SOURCE/SPLIT/CLASS/...; column:NAME; auto: folders where they are named "
+        "like splits, else train=0.9,validation=0.1 (default: %(default)s)",
     )
+    for name, kind, text in _OPTIONS:
+        value = getattr(default, name)
+        if kind is None:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        elif isinstance(kind, tuple):
+            parser.add_argument(f"--{name}", choices=kind, default=value, help=f"{text} (default: %(default)s)")
+        else:
+            shown = "" if value == "" else " (default: %(default)s)"
+            parser.add_argument(f"--{name}", type=kind, default=value, help=text + shown)  # type: ignore[arg-type]
     parser.add_argument(
-        "--shard_mib", type=float, default=default.shard_mib, help="largest shard (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max_short_side",
-        type=int,
-        default=default.max_short_side,
-        help="scale larger images down to this short side in pixels; 0 keeps all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--quality", type=int, default=default.quality, help="of JPEGs encoded again (default: %(default)s)"
+        "--background", default="255,255,255", help="RED,GREEN,BLUE behind transparent pixels (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 for all cores (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of splits and order (default: %(default)s)")
-    parser.add_argument(
-        "--duplicates", choices=DUPLICATES, default=default.duplicates, help="of equal content (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--on_error", choices=ON_ERROR, default=default.on_error, help="at a bad file (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max_bad_fraction",
-        type=float,
-        default=default.max_bad_fraction,
-        help="more rejects than this share end with exit code 3 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max_megapixels",
-        type=float,
-        default=default.max_megapixels,
-        help="reject larger images (default: %(default)s)",
-    )
     parser.add_argument(
         "--engine", choices=("local",), default="local", help="where the work runs (default: %(default)s)"
     )
     parser.add_argument("--resume", action="store_true", help="finish an interrupted conversion")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
+    parser.add_argument("--append", action="store_true", help="add what is new to a dataset that is there")
     parser.add_argument("--dry_run", action="store_true", help="count and lay out, write nothing")
+    parser.add_argument(
+        "--advise",
+        action="store_true",
+        help="convert a sample several ways, and print what shrinking costs and gains; DATASET is not needed",
+    )
+    parser.add_argument(
+        "--wanted_rate", type=float, default=0.0, help="with --advise: images/s that the pipeline should reach"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=128, help="with --advise: images to sample (default: %(default)s)"
+    )
     add_json(parser)
 
 
@@ -67,15 +92,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     config = ConvertConfig(
         splits=parse_splits(arguments.splits),
-        shard_mib=arguments.shard_mib,
-        max_short_side=arguments.max_short_side,
-        quality=arguments.quality,
-        seed=arguments.seed,
-        duplicates=arguments.duplicates,
-        on_error=arguments.on_error,
-        max_bad_fraction=arguments.max_bad_fraction,
-        max_megapixels=arguments.max_megapixels,
+        background=_colour(arguments.background),
+        **{name: getattr(arguments, name) for name, _, _ in _OPTIONS},
     )
+    if arguments.advise:
+        from .advise import run_advice
+
+        return run_advice(arguments, config)
+    if arguments.dataset is None:
+        raise UsageError("DATASET is missing: irv2data convert SOURCE DATASET")
     bars = Bars("files")
     try:
         report = convert(
@@ -85,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
+            append=arguments.append,
             dry_run=arguments.dry_run,
             progress=bars,
         )
@@ -95,6 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(_text(report))
     return EXIT_OVER_BUDGET if report.over_budget else EXIT_DONE
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    try:
+        red, green, blue = (int(level) for level in text.split(","))
+    except ValueError:
+        raise UsageError(f"background must look like 255,255,255, got {text!r}") from None
+    return red, green, blue
 
 
 def _text(report: Report) -> str:
@@ -112,11 +146,27 @@ def _text(report: Report) -> str:
         f"{report.sources:,} sources in {report.classes:,} classes: {report.rejected:,} rejected, "
         f"{report.dropped:,} dropped as duplicates; {report.seconds:.1f} s",
     ]
+    if report.labels not in ("class", "classes"):
+        lines[1] = lines[1].replace(f" in {report.classes:,} classes", "", 1)
+    if report.present or report.added != sum(split["records"] for split in report.splits.values()):
+        lines.append(f"added {report.added:,} records; {report.present:,} sources were there already")
+    lines += [f"  {count:>9,}  {DONE[name]}" for name, count in report.done.items()]
     if report.ignored:
         kinds = ", ".join(f"{count:,} {printable(suffix)}" for suffix, count in report.ignored.items())
         lines.append(f"passed over, no images: {kinds}")
-    if report.rejected and not report.dry_run:
-        lines.append(f"rejects and their reasons: {printable(report.dataset)}/{REJECTS}")
+    if report.duplicates:
+        conflict = f", {report.conflicts:,} of them with different labels" if report.conflicts else ""
+        where = "" if report.dry_run else f": {printable(report.dataset)}/{DUPLICATES_FILE}"
+        lines.append(f"contents that several files have: {report.duplicates:,}{conflict}{where}")
+    if report.rejected:
+        codes = ", ".join(f"{count:,} {code}" for code, count in report.rejects.items())
+        where = "" if report.dry_run else f"; which and why: {printable(report.dataset)}/{REJECTS}"
+        lines.append(f"rejects: {codes}{where}")
+    if report.done.get("progressive_kept"):
+        lines.append(
+            "note: progressive JPEGs decode three times slower; with the extra 'lossless' (or libturbojpeg) installed "
+            "they become baseline, pixel for pixel the same"
+        )
     empty = [name for name, split in report.splits.items() if not split["records"]]
     if empty:
         lines.append(f"note: no records in {', '.join(empty)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import os
@@ -22,12 +23,16 @@ from .common import printable
 
 # Name to one line of help. A command's module is imported only when it runs: `irv2data --help` stays instant.
 COMMANDS = {
-    "convert": "turn a folder of images into a dataset folder of TFRecord shards",
-    "verify": "check a dataset folder against its manifest",
+    "convert": "turn images into a dataset folder of TFRecord shards",
+    "index": "adopt TFRecord shards that others wrote, without rewriting them",
+    "verify": "check a dataset folder against its manifest, or repair it",
     "info": "say what a dataset folder holds",
     "bench": "measure the images per second the pipeline delivers on this machine",
     "train": "fine-tune Inception-ResNet-v2 on a dataset folder",
 }
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Parser(argparse_flags.ArgumentParser):
@@ -68,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     logging.set_verbosity(logging.ERROR)
     try:
         try:
-            return int(arguments.run(arguments))
+            code = int(arguments.run(arguments))
+            sys.stdout.flush()  # the interpreter's own last one would fail in three lines
+            return code
         except Irv2dataError as error:
             return _report(arguments, str(error), type(error).__name__, error.exit_code)
         except KeyboardInterrupt:
@@ -76,6 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         # The reader of our output went away (`| head`); keep the interpreter from failing at its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"irv2data {arguments.command}: output cannot be written ({error.strerror})", file=sys.stderr)
         return EXIT_FAILED
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from irv2data import manifest, schema
+from irv2data import index, manifest, storage
+from irv2data.convert.config import ConvertConfig
+from irv2data.convert.engines import run_local
+from irv2data.convert.folder import SHARD, has_begun
+from irv2data.convert.records import check_record, differs, row_of
+from irv2data.convert.writer import Marker
 from irv2data.errors import DatasetError, RecordError
-from irv2data.manifest import Dataset, Split
+from irv2data.labels import CLASS, CLASSES
+from irv2data.manifest import Contents, Dataset, Split
 from irv2data.tfrecord import FRAMING_BYTES, frame, read_frames
+
+_LISTED = 10  # of one kind of problem in one index, before the rest is counted only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +34,23 @@ class Problem:
 
 
 def verify(
-    folder: str, *, deep: bool = False, progress: Callable[[int, int], None] = lambda done, total: None
+    folder: str,
+    *,
+    deep: bool = False,
+    workers: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Problem]:
     """Compares a dataset folder with its manifest.
 
+    The promise covers manifest, shards and index. `rejects.jsonl`, `duplicates.jsonl` and the descriptions for TFDS are
+    told from no digest: they say what happened, and nothing reads records by them.
+
     Args:
         folder: The dataset folder.
-        deep: Also read every byte: digests, framing, each record against the index, each image decoded whole.
-            Otherwise sizes, counts and the index's own consistency are checked, and no shard is read.
+        deep: Also read every byte: digests (the manifest's own too), framing, each record against the index, each
+            image decoded whole, in worker processes. Otherwise sizes, counts and the index's own consistency are
+            checked, and no shard is read.
+        workers: Worker processes; 0 for the number of usable cores.
         progress: Called as `progress(done, total)` in records.
 
     Returns:
@@ -45,147 +60,201 @@ def verify(
         DatasetError: The folder is no dataset at all (no manifest, or one that cannot be read).
     """
     try:
-        dataset = Dataset(folder)
+        dataset = Dataset(folder, check_sizes=False)
     except DatasetError as error:
         if not (Path(folder) / manifest.MANIFEST).exists():
             raise
-        # The manifest itself is unreadable, or a shard is missing or of the wrong size: say so, with all the others.
-        return _missing_or_resized(Path(folder), error)
-    problems: list[Problem] = []
-    total = sum(split.num_records for split in dataset.splits.values())
-    done = 0
-    for split in dataset.splits.values():
-        found = list(_check_index(dataset, split, deep=deep))
+        return [Problem(file=manifest.MANIFEST, record=None, reason=str(error))]
+    problems = []
+    if deep and not manifest.is_sealed((dataset.folder / manifest.MANIFEST).read_bytes()):
+        reason = "was changed: its own digest differs"
+        problems.append(Problem(file=manifest.MANIFEST, record=None, reason=reason))
+    problems += [*_missing_or_resized(dataset), *strays(dataset)]
+    sound: dict[str, dict[str, np.ndarray] | None] = {}
+    for name, split in dataset.splits.items():
+        arrays, found = check_index(split, deep=deep)
         problems += found
-        if deep:
-            columns = None if found else {name: np.asarray(split.column(name)) for name in manifest.COLUMNS}
-            for number in range(len(split.shards)):
-                problems += _check_shard(dataset, split, number, columns)
-                done += split.shards[number].records
-                progress(done, total)
+        sound[name] = None if found else arrays
+    if deep:
+        problems += _read_shards(dataset, sound, workers, progress)
     return problems
 
 
-def _missing_or_resized(folder: Path, first: DatasetError) -> list[Problem]:
-    try:
-        splits = json.loads((folder / manifest.MANIFEST).read_text(encoding="utf-8"))["splits"].values()
-        shards = [manifest.Shard(**shard) for split in splits for shard in split["shards"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [Problem(file=manifest.MANIFEST, record=None, reason=str(first))]
-    problems = []
-    for shard in shards:
-        path = folder / shard.file
-        if not path.is_file():
-            problems.append(Problem(file=shard.file, record=None, reason="missing"))
-        elif path.stat().st_size != shard.bytes:
-            reason = f"has {path.stat().st_size} bytes, the manifest says {shard.bytes}"
-            problems.append(Problem(file=shard.file, record=None, reason=reason))
-    return problems or [Problem(file=manifest.MANIFEST, record=None, reason=str(first))]
+def _missing_or_resized(dataset: Dataset) -> Iterator[Problem]:
+    for split in dataset.splits.values():
+        for shard, path in zip(split.shards, split.paths, strict=True):
+            size = storage.size(path)
+            if size is None:
+                yield Problem(file=shard.file, record=None, reason="missing")
+            elif size != shard.bytes:
+                reason = f"has {size} bytes, the manifest says {shard.bytes}"
+                yield Problem(file=shard.file, record=None, reason=reason)
 
 
-def _check_index(dataset: Dataset, split: Split, *, deep: bool) -> Iterator[Problem]:
-    columns = {}
-    if split.index.keys() != manifest.COLUMNS.keys():
-        reason = f"split {split.name!r} lists the index columns {sorted(split.index)}, not {sorted(manifest.COLUMNS)}"
-        yield Problem(file=manifest.MANIFEST, record=None, reason=reason)
+def strays(dataset: Dataset) -> Iterator[Problem]:
+    """Shards that the manifest does not name; those of an append that is under way are not strays."""
+    if has_begun(str(dataset.folder)):
         return
+    named = {shard.file for split in dataset.splits.values() for shard in split.shards}
+    for path in sorted(dataset.folder.iterdir()):
+        if SHARD.fullmatch(path.name) and path.name not in named:
+            yield Problem(file=path.name, record=None, reason="a shard that the manifest does not name")
+
+
+def check_index(split: Split, *, deep: bool) -> tuple[dict[str, np.ndarray], list[Problem]]:
+    """The arrays of a split's index that can be read, and what is wrong with them."""
+    contents = split.contents
+    place = f"{contents.index_folder}/{split.name}"
+    if split.index.keys() != split.arrays.keys():
+        reason = f"split {split.name!r} lists the index arrays {sorted(split.index)}, not {sorted(split.arrays)}"
+        return {}, [Problem(file=manifest.MANIFEST, record=None, reason=reason)]
+    arrays, problems = {}, []
     for name, digest in split.index.items():
-        path = manifest.column_path(dataset.folder, split.name, name)
-        file = str(path.relative_to(dataset.folder))
+        file = f"{place}/{name}.npy"
         try:
-            columns[name] = np.asarray(split.column(name))
+            arrays[name] = split.array(name)
         except DatasetError as error:
-            yield Problem(file=file, record=None, reason=str(error))
+            problems.append(Problem(file=file, record=None, reason=str(error)))
             continue
+        path = manifest.array_path(split.folder, split.name, name, contents.index_folder)
         if deep and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            yield Problem(file=file, record=None, reason="its SHA-256 differs from the manifest's")
-    if columns.keys() != manifest.COLUMNS.keys():
-        return
-    ends = columns["offset"] + columns["length"]
+            problems.append(Problem(file=file, record=None, reason="its SHA-256 differs from the manifest's"))
+    if arrays.keys() != split.arrays.keys():
+        return arrays, problems
+    wrong = index.check(arrays, contents.labels, tuple(contents.columns.values()), split.num_records)
+    if wrong is not None:
+        return arrays, [*problems, Problem(file=place, record=None, reason=wrong)]
+    ends = arrays["offset"] + arrays["length"]
     for number, shard in enumerate(split.shards):
-        rows = columns["shard"] == number
-        contiguous = np.array_equal(columns["offset"][rows], np.concatenate([[0], ends[rows]])[:-1])
-        if rows.sum() != shard.records or not contiguous or ends[rows].max(initial=0) != shard.bytes:
-            yield Problem(file=shard.file, record=None, reason="the index does not describe this shard")
-    wrong = np.flatnonzero((columns["label"] < 0) | (columns["label"] >= len(dataset.classes)))
-    for row in wrong[:10]:
-        yield Problem(file=f"{manifest.INDEX}/{split.name}/label.npy", record=int(row), reason="no such class")
+        rows = arrays["shard"] == number
+        starts = np.concatenate([[0], ends[rows]])[:-1]
+        # Others' shards may hold records that are not in the index.
+        fits = (
+            np.all(arrays["offset"][rows] >= starts)
+            if contents.adopted
+            else np.array_equal(arrays["offset"][rows], starts)
+        )
+        last = ends[rows].max(initial=0)
+        whole = last <= shard.bytes if contents.adopted else last == shard.bytes
+        if rows.sum() != shard.records or not fits or not whole:
+            problems.append(Problem(file=shard.file, record=None, reason="the index does not describe this shard"))
+    if contents.labels in (CLASS, CLASSES):
+        labels = arrays[index.LABEL]
+        wrong_rows = np.flatnonzero((labels < 0) | (labels >= len(contents.classes)))
+        file = f"{place}/{index.LABEL}.npy"
+        problems += [Problem(file=file, record=int(row), reason="no such class") for row in wrong_rows[:_LISTED]]
+    return arrays, problems
 
 
-def _check_shard(
-    dataset: Dataset, split: Split, number: int, columns: dict[str, np.ndarray] | None
-) -> Iterator[Problem]:
-    shard = split.shards[number]
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One shard to read: where it is, what it should hold, and the index rows of its records (None if unsound)."""
+
+    path: str
+    shard: manifest.Shard
+    number: int
+    contents: Contents
+    arrays: dict[str, np.ndarray] | None
+    barred: tuple[tuple[int, str], ...] = ()
+
+    def without(self, record: int, code: str, detail: str) -> _Task:
+        return replace(self, barred=(*self.barred, (record, detail)))
+
+
+def _task(split: Split, number: int, arrays: dict[str, np.ndarray] | None) -> _Task:
+    rows = None
+    if arrays is not None:
+        rows = index.take(arrays, np.flatnonzero(arrays["shard"] == number))
+    return _Task(
+        path=split.paths[number], shard=split.shards[number], number=number, contents=split.contents, arrays=rows
+    )
+
+
+def _read_shards(
+    dataset: Dataset,
+    sound: dict[str, dict[str, np.ndarray] | None],
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> list[Problem]:
+    found: dict[int, list[Problem]] = {}
+    total = sum(split.num_records for split in dataset.splits.values())
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    limits = ConvertConfig()
+    run_local(
+        check_shard,
+        (
+            _task(split, number, sound[name])
+            for name, split in dataset.splits.items()
+            for number in range(len(split.shards))
+            if storage.size(split.paths[number]) is not None  # a missing one was told already
+        ),
+        workers=workers,
+        finished=found.__setitem__,
+        progress=count,
+        lost=_Task.without,
+        item_seconds=limits.decode_seconds,
+        worker_mib=limits.worker_mib,
+    )
+    return [problem for number in sorted(found) for problem in found[number]]
+
+
+def check_shard(task: _Task, marker: Marker) -> list[Problem]:
+    """Every problem of one shard; runs in a worker."""
+    shard = task.shard
     digest = hashlib.sha256()
-    record = -1
+    problems: list[Problem] = []
+    barred = dict(task.barred)
+    # By offset: others' shards may hold records that are not in the index.
+    rows = None if task.arrays is None else {int(o): row for row, o in enumerate(task.arrays["offset"])}
+    read = expected = 0
     try:
-        with open(split.paths[number], "rb") as file:
-            rows = iter(np.flatnonzero(columns["shard"] == number).tolist()) if columns else None
+        with open(task.path, "rb") as file:
             for record, (offset, payload) in enumerate(read_frames(file, shard.file)):
                 digest.update(frame(payload))
-                reason = _wrong_image(payload, dataset)
-                row = None if rows is None else next(rows, None)  # also for a record that is wrong by itself
-                if reason is None and columns is not None:
-                    expected = None if row is None else {name: int(column[row]) for name, column in columns.items()}
-                    reason = _differs_from_index(schema.decode(payload), offset, len(payload), number, expected)
+                read = record + 1
+                row = None if rows is None else rows.get(offset)
+                if rows is not None and row is None and task.contents.adopted:
+                    continue
+                expected += 1
+                reason = barred.get(record)
+                if reason is None:
+                    marker.begin(record)
+                    reason = _wrong(task, payload, offset, row)
+                    marker.end()
+                marker.advance()
                 if reason is not None:
-                    yield Problem(file=shard.file, record=record, reason=reason)
+                    problems.append(Problem(file=shard.file, record=record, reason=reason))
     except RecordError as error:
-        yield Problem(file=shard.file, record=error.record, reason=error.reason)
-        return
+        return [*problems, Problem(file=shard.file, record=error.record, reason=error.reason)]
     except OSError as error:
-        yield Problem(file=shard.file, record=None, reason=f"cannot be read ({error.strerror})")
-        return
-    if record + 1 != shard.records:
-        yield Problem(
-            file=shard.file, record=None, reason=f"holds {record + 1} records, the manifest says {shard.records}"
-        )
+        return [*problems, Problem(file=shard.file, record=None, reason=f"cannot be read ({error.strerror})")]
+    if (expected if task.contents.adopted and rows is not None else read) != shard.records:
+        reason = f"holds {read} records, the manifest says {shard.records}"
+        problems.append(Problem(file=shard.file, record=None, reason=reason))
     elif digest.hexdigest() != shard.sha256:
-        yield Problem(file=shard.file, record=None, reason="its SHA-256 differs from the manifest's")
+        problems.append(Problem(file=shard.file, record=None, reason="its SHA-256 differs from the manifest's"))
+    return problems
 
 
-def _wrong_image(payload: bytes, dataset: Dataset) -> str | None:
-    """What is wrong with one record by itself."""
+def _wrong(task: _Task, payload: bytes, offset: int, row: int | None) -> str | None:
     try:
-        record = schema.decode(payload)
+        checked = check_record(payload, task.contents)
     except ValueError as error:
         return str(error)
-    if hashlib.sha256(record.encoded).hexdigest() != record.sha256:
-        return f"{schema.SHA256} is not the digest of the image"
-    if not 0 <= record.label < len(dataset.classes) or dataset.classes[record.label] != record.text:
-        return f"label {record.label} is not class {record.text!r}"
-    # Pillow refuses very large images by default; what was converted was within --max_megapixels.
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with Image.open(io.BytesIO(record.encoded), formats=schema.FORMATS) as image:
-            size = image.size
-            if record.format != image.format:
-                return f"is {image.format}, recorded as {record.format}"
-            # Reads all of the compressed data; for JPEG most of the inverse DCT is skipped.
-            image.draft(image.mode, (max(1, size[0] // 8), max(1, size[1] // 8)))
-            image.load()
-    except Exception as error:  # Pillow raises nearly every exception type on malformed input
-        return f"the image cannot be decoded ({error})"
-    if size != (record.width, record.height):
-        return f"is {size[0]}x{size[1]}, recorded as {record.width}x{record.height}"
-    return None
-
-
-def _differs_from_index(
-    record: schema.Record, offset: int, payload: int, shard: int, expected: dict[str, int] | None
-) -> str | None:
-    if expected is None:
+    except MemoryError:
+        return "decoding needs more memory than a worker may use"
+    if task.arrays is None:
+        return None
+    if row is None:
         return "the index has no row for it"
-    actual = {
-        "shard": shard,
-        "offset": offset,
-        "length": FRAMING_BYTES + payload,
-        "height": record.height,
-        "width": record.width,
-        "label": record.label,
-    }
-    for name, value in actual.items():
-        if expected[name] != value:
-            return f"the index says {name} {expected[name]}, the record {value}"
-    png = record.format == "PNG"
-    return None if (expected["format"] == manifest.PNG) == png else f"the index has another format than {record.format}"
+    expected: dict[str, Any] = row_of(task.arrays, task.contents, row)
+    length = FRAMING_BYTES + len(payload)
+    if expected["length"] != length:
+        return f"the index says length {expected['length']}, the record {length}"
+    return differs(checked, expected)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from irv2data import schema
 from irv2data.pipeline.decode import decode_window
 from irv2data.pipeline.read import read_records
 
@@ -15,22 +16,26 @@ from irv2data.pipeline.read import read_records
 CARRIED = ("box", "size", "flip", "draws", "label", "record", "weight")
 
 
-def decode_chunk(plan: dict[str, tf.Tensor], paths: tf.Tensor) -> tf.data.Dataset:
+def decode_chunk(
+    plan: dict[str, tf.Tensor], paths: tf.Tensor, *, key: str = schema.ENCODED, columns: tuple[str, ...] = ()
+) -> tf.data.Dataset:
     """A dataset of one element: the finished chunk.
 
     Args:
         plan: The fields of `plan.Batches` for one chunk, each with the leading dimension N; `canvas` int32 [2].
             Filler stands at the end.
         paths: string [S], the split's shards.
+        key: Key of the compressed image in a record.
+        columns: Names of further columns to carry along.
 
     Returns:
-        A dataset of one dict: `canvas` uint8 [N, H, W, 3], zero outside each image, and the `CARRIED` fields.
-        Iterating it raises what `read_records` raises.
+        A dataset of one dict: `canvas` uint8 [N, H, W, 3], zero outside each image, and the `CARRIED` fields and
+        `columns`. Iterating it raises what `read_records` raises.
     """
     count = tf.shape(plan["record"])[0]
     real = tf.math.count_nonzero(plan["record"] >= 0, dtype=tf.int32)
     how = tf.data.Dataset.from_tensor_slices(tuple(plan[name][:real] for name in ("format", "scale", "crop", "reduce")))
-    encoded = read_records(paths, plan["shard"][:real], plan["offset"][:real])
+    encoded = read_records(paths, plan["shard"][:real], plan["offset"][:real], key)
     images = tf.data.Dataset.zip((encoded, how)).map(lambda image, how: decode_window(image, *how))
     filler = tf.data.Dataset.from_tensors(tf.zeros([1, 1, 3], tf.uint8)).repeat(tf.cast(count - real, tf.int64))
     shape = tf.cast(tf.concat([plan["canvas"], [3]], axis=0), tf.int64)
@@ -38,7 +43,7 @@ def decode_chunk(plan: dict[str, tf.Tensor], paths: tf.Tensor) -> tf.data.Datase
 
     def finish(canvas: tf.Tensor) -> dict[str, tf.Tensor]:
         canvas = tf.ensure_shape(canvas, [plan["record"].shape[0], None, None, 3])
-        return {"canvas": canvas, **{name: plan[name] for name in CARRIED}}
+        return {"canvas": canvas, **{name: plan[name] for name in (*CARRIED, *columns)}}
 
     return batched.map(finish)
 

@@ -60,9 +60,11 @@ class Pipeline:
         Returns:
             A `tf.data.Dataset` of dicts, B = `batch_size`: `canvas` uint8 [B, H, W, 3], zero outside the image;
             `box` float32 [B, 4], y, x, height, width in canvas pixels; `size` int32 [B, 2], the image's height and
-            width on the canvas; `flip` bool [B]; `draws` float32 [B, 8] in [0, 1); `label` int64 [B]; `record`
-            int64 [B], the row of the split's index; `weight` float32 [B]. Filler has record -1, label 0, weight 0,
-            a zero canvas and a valid box. H and W are one of `plan.canvases`.
+            width on the canvas; `flip` bool [B]; `draws` float32 [B, 8] in [0, 1); `label` int64 [B] (-1
+            without labels), float32 [B] where labels are numbers, or float32 [B, classes], 1 for each class of a
+            record that may have several; `record` int64 [B], the row of the split's index; `weight` float32 [B];
+            and the `columns` asked for, int64, float32 or string [B]. Filler has record -1, label 0, weight 0, a
+            zero canvas and a valid box. H and W are one of `plan.canvases`.
 
         Raises:
             UsageError: There is no such step.
@@ -102,7 +104,8 @@ class Pipeline:
 
         Returns:
             A distributed dataset of `(inputs, label, weight)`: `inputs` the batch's dict without these two and with
-            `flip` as uint8, for a model that begins with `irv2data.device.Preprocess`.
+            `flip` as uint8, and without columns of strings, which Keras cannot feed; for a model that begins with
+            `irv2data.device.Preprocess`.
 
         Raises:
             UsageError: As `distribute`; or `start` lies outside the epochs.
@@ -120,11 +123,14 @@ class Pipeline:
         paths = tf.constant([os.fsencode(path) for path in self.plan.split.paths])
         # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
         chunks = planned_chunks(self.plan, begins, share)
+        key, columns = self.plan.split.contents.encoded_key, self.config.columns
+
+        def decode(plan: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            return decode_chunk(plan, paths, key=key, columns=columns)
+
         # One worker a chunk. One more chunk than cores is open, so that no core waits while a finished one is taken;
         # the order stays that of the plan, which costs nothing because chunks of a batch are equally long.
-        batches = chunks.interleave(
-            lambda plan: decode_chunk(plan, paths), cycle_length=cores + 1, num_parallel_calls=cores, deterministic=True
-        )
+        batches = chunks.interleave(decode, cycle_length=cores + 1, num_parallel_calls=cores, deterministic=True)
         if share.chunks > 1:
             batches = batches.batch(share.chunks).map(lambda chunks: join_chunks(chunks, share.size))
         # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
@@ -146,7 +152,9 @@ def _plain(value: Any) -> Any:
 
 
 def _for_fit(batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-    inputs = {name: value for name, value in batch.items() if name not in ("label", "weight")}
+    inputs = {
+        name: value for name, value in batch.items() if name not in ("label", "weight") and value.dtype != tf.string
+    }
     # Keras learns the shapes by averaging the first batch over the replicas, and TensorFlow cannot add booleans.
     inputs["flip"] = tf.cast(inputs["flip"], tf.uint8)
     return inputs, batch["label"], batch["weight"]

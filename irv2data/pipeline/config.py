@@ -51,6 +51,7 @@ class PipelineConfig:
             up to cover it.
         antialias: See `OutputSpec`.
         flip: Mirror every other image at random; None: only with `random_resized_crop`.
+        columns: Further columns of the dataset that batches carry along, under their own names.
 
     Raises:
         UsageError: A value is out of its range; the message names option, rule and value.
@@ -69,6 +70,7 @@ class PipelineConfig:
     crop_pixels: tuple[int, int] | None = None
     antialias: bool = True
     flip: bool | None = None
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_size("image_size", self.image_size)
@@ -95,6 +97,10 @@ class PipelineConfig:
         height, width = self.image_size
         least = (2 * height + 2) * (2 * width + 2)
         for ok, rule in (
+            (
+                isinstance(self.columns, tuple) and all(isinstance(name, str) for name in self.columns),
+                f"columns must be a tuple of names, got {self.columns!r}",
+            ),
             (self.fit in FITS, f"fit must be one of {', '.join(FITS)}, got {self.fit!r}"),
             (self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}"),
             (0 <= self.seed < 2**63, f"seed must be between 0 and 2**63 - 1, got {self.seed}"),

@@ -6,14 +6,14 @@ import numpy as np
 import tensorflow as tf
 
 from irv2data.errors import UsageError
+from irv2data.labels import CLASSES, NUMBER
 from irv2data.pipeline.config import DRAWS
 from irv2data.pipeline.distribute import Share
 from irv2data.pipeline.plan import FILLER, WINDOW, Plan
 
-# dtype and shape behind the leading dimensions of each field of `plan.Batches` but `canvas`.
+# dtype and shape behind the leading dimensions of each field of `plan.Batches` but `canvas`, `label` and `columns`.
 _FIELDS: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
     "record": (tf.int64, ()),
-    "label": (tf.int64, ()),
     "weight": (tf.float32, ()),
     "shard": (tf.int32, ()),
     "offset": (tf.int64, ()),
@@ -55,7 +55,8 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
             (epoch, window, step % WINDOW if window == first else 0)
             for window in range(first, plan.windows_per_epoch())
         ]
-    specs = {name: tf.TensorSpec((None, share.chunk, *shape), dtype) for name, (dtype, shape) in _FIELDS.items()}
+    rows = _FIELDS | _of_dataset(plan)
+    specs = {name: tf.TensorSpec((None, share.chunk, *shape), dtype) for name, (dtype, shape) in rows.items()}
     specs["canvas"] = tf.TensorSpec((None, 2), tf.int32)
     names = tuple(specs)
 
@@ -74,6 +75,17 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
     return windows.prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
 
 
+def _of_dataset(plan: Plan) -> dict[str, tuple[tf.DType, tuple[int, ...]]]:
+    """As `_FIELDS`, of what depends on the dataset: its kind of label, and the further columns asked for."""
+    contents = plan.split.contents
+    label: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
+        NUMBER: (tf.float32, ()),
+        CLASSES: (tf.float32, (len(contents.classes),)),
+    }
+    columns = {name: (tf.as_dtype(contents.columns[name]), ()) for name in plan.config.columns}
+    return {"label": label.get(contents.labels, (tf.int64, ())), **columns}
+
+
 def _chunked(name: str, array: np.ndarray, share: Share) -> np.ndarray:
     """[batches, B, ..] into [batches * replicas * chunks, N, ..]; the last chunk of a replica ends in filler."""
     if name == "canvas":
@@ -82,6 +94,6 @@ def _chunked(name: str, array: np.ndarray, share: Share) -> np.ndarray:
     rows = rows.reshape(len(array) * share.replicas, share.size, *array.shape[2:])
     missing = share.chunks * share.chunk - share.size
     if missing:
-        value = FILLER if name == "record" else 0
+        value = FILLER if name == "record" else b"" if rows.dtype == object else 0
         rows = np.pad(rows, [(0, 0), (0, missing)] + [(0, 0)] * (rows.ndim - 2), constant_values=value)
     return np.ascontiguousarray(rows.reshape(-1, share.chunk, *array.shape[2:]))

@@ -7,12 +7,15 @@ canvas. Nothing is carried from window to window, so any step of any epoch costs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from irv2data.errors import DatasetError, UsageError
+from irv2data.labels import CLASSES, NONE, NUMBER
 from irv2data.manifest import PNG, Split
+from irv2data.packed import Packed
 from irv2data.pipeline import buckets, fits, order
 from irv2data.pipeline.config import DRAWS, PipelineConfig
 from irv2data.pipeline.geometry import decode_windows
@@ -28,7 +31,8 @@ class Batches:
 
     Attributes:
         record: int64, row of the split's index; -1 for filler.
-        label: int64, class number; 0 for filler.
+        label: int64, class number (-1 where the dataset has no labels); float32, where labels are numbers; float32
+            [.., classes], 1 for each of a record's classes, where it may have several. 0 for filler.
         weight: float32, 1, or 0 for filler.
         shard: int32, number of the shard.
         offset: int64, byte where the record starts in it.
@@ -41,6 +45,7 @@ class Batches:
         flip: bool, mirror left to right.
         draws: float32 [.., DRAWS], uniform in [0, 1).
         canvas: int32 [batches, 2], height and width of the batch's canvas.
+        columns: The further columns that the options name: int64, float32 or bytes; 0 or empty for filler.
     """
 
     record: np.ndarray
@@ -57,18 +62,22 @@ class Batches:
     flip: np.ndarray
     draws: np.ndarray
     canvas: np.ndarray
+    columns: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self.record)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Field name to array, without copies."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Field or column name to array, without copies."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "columns"}
+        return own | dict(self.columns)
 
     def __getitem__(self, batches: slice) -> Batches:
         """Some of the batches, as views."""
-        return Batches(**{name: array[batches] for name, array in self.arrays().items()})
+        arrays = {name: array[batches] for name, array in self.arrays().items()}
+        columns = {name: arrays.pop(name) for name in self.columns}
+        return Batches(columns=columns, **arrays)
 
 
 class Plan:
@@ -89,7 +98,8 @@ class Plan:
     def __init__(self, split: Split, config: PipelineConfig):
         self.split = split
         self.config = config
-        self._columns = {name: split.column(name) for name in ("shard", "offset", "height", "width", "format", "label")}
+        self._columns = {name: split.array(name) for name in ("shard", "offset", "height", "width", "format")}
+        self._extra = {name: split.column(name) for name in config.columns}
         if self.steps_per_epoch() == 0:
             if split.num_records == 0:
                 raise DatasetError(f"{split.folder}: split {split.name!r} has no records; use another split")
@@ -129,7 +139,9 @@ class Plan:
         # Filler has the window's last positions and `group` keeps their order: it stands at the end of its batch, where
         # it can be appended instead of read.
         shapes = np.array(self.canvases, np.int32)[canvas]
-        return Batches(canvas=shapes, **{name: array[rows] for name, array in planned.items()})
+        arrays = {name: array[rows] for name, array in planned.items()}
+        columns = {name: arrays.pop(name) for name in self._extra}
+        return Batches(canvas=shapes, columns=columns, **arrays)
 
     def batch(self, epoch: int, step: int) -> Batches:
         """One batch, with a leading dimension of 1."""
@@ -175,7 +187,7 @@ class Plan:
             flip = order.uniforms(config.seed, epoch, window, "flip", (count,)) < 0.5
         return {
             "record": record,
-            "label": columns["label"].astype(np.int64),
+            "label": self._labels(record, real),
             "weight": real.astype(np.float32),
             "shard": columns["shard"].astype(np.int32),
             "offset": columns["offset"].astype(np.int64),
@@ -187,7 +199,17 @@ class Plan:
             "box": decoded.box,
             "flip": flip,
             "draws": order.uniforms(config.seed, epoch, window, "draws", (count, DRAWS)).astype(np.float32),
+            **{name: _values(column, record, real) for name, column in self._extra.items()},
         }
+
+    def _labels(self, record: np.ndarray, real: np.ndarray) -> np.ndarray:
+        kind = self.split.contents.labels
+        if kind == NONE:
+            return np.where(real, -1, 0).astype(np.int64)
+        if kind == CLASSES:
+            return self.split.multi_hot(np.where(real, record, 0)) * real[:, None].astype(np.float32)
+        labels = _values(self.split.array("label"), record, real)
+        return labels if kind == NUMBER else labels.astype(np.int64)
 
     def _choose_canvases(self) -> tuple[tuple[int, int], ...]:
         """The ladder for the sizes of a sample of the split, spread over the whole index."""
@@ -214,6 +236,15 @@ class Plan:
                 f"canvases: the largest must be at least {needed[0]}x{needed[1]} for image_size "
                 f"{self.config.image_size[0]}x{self.config.image_size[1]}, got {self.canvases[-1]}"
             )
+
+
+def _values(column: np.ndarray | Packed, record: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """A column at some records, 0 or empty where there is none: [N]."""
+    if isinstance(column, Packed):
+        values = np.full(len(record), b"", object)
+        values[real] = [column[row] for row in record[real].tolist()]
+        return values
+    return np.where(real, column[np.where(real, record, 0)], np.zeros((), column.dtype))
 
 
 def _reducible(config: PipelineConfig) -> tuple[int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from irv2data import schema
@@ -13,7 +11,7 @@ from irv2data import schema
 _UNBUFFERED = 0
 
 
-def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
+def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor, key: str = schema.ENCODED) -> tf.data.Dataset:
     """The compressed images of some records.
 
     An offset at or past the end of a shard gives TensorFlow no record and no error, which would shorten an epoch in
@@ -23,6 +21,7 @@ def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tf.da
         paths: string [S], the split's shards.
         shard: int32 [N], which shard each record is in.
         offset: int64 [N], byte where it starts.
+        key: Key of the compressed image in a record.
 
     Returns:
         A dataset of N string scalars. Iterating it raises `tf.errors.DataLossError` on a damaged record,
@@ -39,14 +38,10 @@ def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tf.da
         return record.concatenate(tf.data.Dataset.from_tensors((path, start)).map(_ended)).take(1)
 
     places = tf.data.Dataset.from_tensor_slices((tf.gather(paths, shard), offset))
-    return places.flat_map(read_one).map(_encoded)
+    return places.flat_map(read_one).map(lambda record: schema.parse(record, (key,))[key])
 
 
 def _ended(path: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     message = "A shard ends before a planned record; run `irv2data verify DATASET`. Shard and byte offset:"
     with tf.control_dependencies([tf.debugging.Assert(False, [message, path, start])]):
         return tf.constant("")
-
-
-def _encoded(serialized: tf.Tensor) -> Any:
-    return schema.parse(serialized, (schema.ENCODED,))[schema.ENCODED]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from irv2data.device.resample import preprocess
+from irv2data.labels import CLASSES, NONE, NUMBER
 from irv2data.pipeline.build import Pipeline
 
 _GAP = 6  # pixels between images
@@ -17,7 +19,7 @@ _CAPTION = 16  # pixels for the line below each
 def contact_sheet(
     pipeline: Pipeline, path: str | os.PathLike[str], *, columns: int = 8, rows: int = 4, epoch: int = 0
 ) -> None:
-    """Writes a PNG with `columns * rows` images (fewer if the epoch has fewer), each with its class below.
+    """Writes a PNG with `columns * rows` images (fewer if the epoch has fewer), each with its label below.
 
     Args:
         pipeline: Where the images come from, in the order of its epoch.
@@ -28,7 +30,7 @@ def contact_sheet(
     """
     wanted = columns * rows
     images: list[np.ndarray] = []
-    labels: list[int] = []
+    labels: list[Any] = []
     for batch in pipeline.batches(epoch):
         finished = np.asarray(preprocess(batch, pipeline.output))
         real = np.asarray(batch["weight"]) > 0
@@ -47,8 +49,15 @@ def contact_sheet(
         x = _GAP + number % columns * cell[0]
         y = _GAP + number // columns * cell[1]
         sheet.paste(Image.fromarray(image), (x, y))
-        draw.text((x, y + height + 2), _fitting(pipeline.dataset.classes[label], font, width), fill="black", font=font)
+        draw.text((x, y + height + 2), _fitting(_caption(label, pipeline), font, width), fill="black", font=font)
     sheet.save(path, "PNG")
+
+
+def _caption(label: Any, pipeline: Pipeline) -> str:
+    kind, classes = pipeline.dataset.contents.labels, pipeline.dataset.classes
+    if kind == CLASSES:
+        return ", ".join(classes[number] for number, has in enumerate(label) if has)
+    return "" if kind == NONE else f"{label:g}" if kind == NUMBER else classes[label]
 
 
 def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:

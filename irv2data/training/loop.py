@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from irv2data.errors import UsageError
+from irv2data.labels import CLASS
 from irv2data.manifest import Dataset
 from irv2data.pipeline.build import Pipeline
 from irv2data.training.checkpoint import prepare_run, save_run
@@ -53,6 +55,9 @@ def train(
         WeightsError: The pretrained weights cannot be had.
         DatasetError: The dataset cannot be read.
     """
+    if dataset.contents.labels != CLASS:
+        kind = dataset.contents.labels
+        raise UsageError(f"{dataset.folder}: labels are of kind {kind!r}; train needs one class each")
     # Everything that can be wrong is found before the minutes that building and tracing the network take.
     training = _pipeline(dataset, config, config.split, fit=config.fit, drop_remainder=True)
     batches = training.distribute(strategy)

@@ -15,18 +15,6 @@ from irv2data.convert import ConvertConfig, convert
 from irv2data.tfrecord import read_frames
 
 
-def run_serial(function, tasks, *, workers, finished, progress):
-    """`run_local` without processes, which cost a second."""
-    for number, task in enumerate(tasks):
-        finished(number, function(task, lambda: progress(1)))
-
-
-@pytest.fixture
-def serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Conversions in this process."""
-    monkeypatch.setattr("irv2data.convert.run.run_local", run_serial)
-
-
 def smooth(height: int, width: int, seed: int = 0) -> Image.Image:
     """An RGB image that JPEG keeps well, different at each corner and for each seed."""
     y, x = np.mgrid[0:height, 0:width]
@@ -71,12 +59,11 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_dataset(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_dataset(small_source: Path, tmp_path_factory: pytest.TempPathFactory, in_this_process) -> Path:
     """`small_source` converted: train and validation, several shards each; read only, copy it to change it."""
     folder = tmp_path_factory.mktemp("small") / "dataset"
     config = ConvertConfig(splits=(("train", 0.6), ("validation", 0.4)), shard_mib=0.003)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("irv2data.convert.run.run_local", run_serial)
+    with in_this_process():
         convert(small_source, folder, config)
     return folder
 
@@ -91,7 +78,11 @@ def records_of() -> Callable[[Path], dict[str, list[schema.Record]]]:
             records[name] = []
             for path in split.paths:
                 with open(path, "rb") as file:
-                    records[name] += [schema.decode(payload) for _, payload in read_frames(file, path)]
+                    contents = split.contents
+                    records[name] += [
+                        schema.decode(payload, contents.labels, contents.columns)
+                        for _, payload in read_frames(file, path)
+                    ]
         return records
 
     return read

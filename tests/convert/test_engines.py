@@ -1,101 +1,182 @@
-"""Worker processes: every task once, every step counted, and a failure or a death raised in the parent."""
+"""Worker processes: every task once, every step counted, tasks taken as needed. tests/faults has what goes wrong."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from irv2data.convert.engines import available_cores, run_local
-from irv2data.errors import Irv2dataError, SourceError
+from irv2data.convert.engines import run_local
+from irv2data.convert.workers import Marker
+from irv2data.machine import available_cores
 
 # A module of its own, because workers import it: this one would bring pytest and TensorFlow along.
 WORK = """
-import os, signal
-from irv2data.errors import SourceError
+import os, time
 
-def work(task, advance):
-    if task == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if task == "fail":
-        raise SourceError("x.jpg: no good")
-    for _ in range(1000):
-        advance()
+def work(task, marker):
+    for item in range(1000):
+        marker.begin(item)
+        marker.end()
+        marker.advance()
     return task, os.getpid()
+
+def in_turn(task, marker):
+    # Waits for the file that its turn names; makes the one of the next.
+    folder, turn, turns = task
+    marker.advance()
+    while not os.path.exists(f"{folder}/{turn}"):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    open(f"{folder}/{turn + 1}", "w").close()
+    return turn
 """
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
-    """`start(tasks, workers)`: the results by task number, and all that progress was told."""
+def functions(tmp_path, monkeypatch):
     (tmp_path / "work_of_test_engines.py").write_text(WORK)
     monkeypatch.syspath_prepend(tmp_path)
-    work = importlib.import_module("work_of_test_engines").work
+    sys.modules.pop("work_of_test_engines", None)
+    return importlib.import_module("work_of_test_engines")
+
+
+@pytest.fixture
+def start(functions):
+    """`start(tasks, workers)`: the results by task number, and all that progress was told."""
 
     def run(tasks, workers):
         results, progress = {}, []
-
-        def told(steps):
-            progress.append(steps)
-            # A progress bar takes its time too, while workers go on counting.
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000)
-
-        run_local(work, tasks, workers=workers, finished=results.__setitem__, progress=told)
+        run_local(functions.work, tasks, workers=workers, finished=results.__setitem__, progress=progress.append)
         return results, progress
 
     return run
 
 
-def test_every_task_is_done_once_in_other_processes_and_every_step_is_counted(start):
-    results, progress = start(list(range(20)), 2)
-    assert {number: result for number, (result, _) in results.items()} == {number: number for number in range(20)}
-    assert sum(progress) == 20 * 1000
-    assert os.getpid() not in {pid for _, pid in results.values()}
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_task_is_done_once_in_other_processes_and_every_step_is_counted(start, workers):
+    results, progress = start([f"task {number}" for number in range(20)], workers)
+    assert {number: task for number, (task, _) in results.items()} == {n: f"task {n}" for n in range(20)}
+    assert (sum(progress), min(progress) > 0) == (20 * 1000, True)
+    pids = {pid for _, pid in results.values()}
+    assert os.getpid() not in pids
+    assert len(pids) <= workers
+
+
+def test_results_come_in_order_of_completion(functions, tmp_path):
+    (tmp_path / "0").touch()
+    seen, steps = [], []
+    tasks = [(str(tmp_path), turn, 3) for turn in (2, 0, 1)]
+    run_local(
+        functions.in_turn,
+        tasks,
+        workers=3,
+        finished=lambda number, turn: seen.append((number, turn)),
+        progress=steps.append,
+    )
+    assert (seen, sum(steps)) == ([(1, 0), (2, 1), (0, 2)], 3)
+
+
+def test_workers_are_as_many_as_the_cores_if_nobody_says(functions, monkeypatch):
+    monkeypatch.setattr("irv2data.convert.engines.available_cores", lambda: 3)
+    assert most_workers(functions, range(12), 0) == 3
+
+
+@pytest.mark.parametrize(("tasks", "workers"), [(2, 7), (1, 2)])
+def test_workers_are_no_more_than_tasks(functions, tasks, workers):
+    assert most_workers(functions, range(tasks), workers) == tasks
+
+
+def most_workers(functions, tasks, workers):
+    from irv2data.convert import engines
+
+    started = []
+    original = engines.Worker
+
+    class Counted(original):
+        def __init__(self, *args):
+            started.append(self)
+            super().__init__(*args)
+
+    engines.Worker = Counted
+    try:
+        run_local(functions.work, tasks, workers=workers, finished=lambda *result: None, progress=lambda more: None)
+    finally:
+        engines.Worker = original
+    return len(started)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_tasks_are_taken_as_they_are_needed(start, functions, workers):
+    taken, finished, ahead = [], [], []
+
+    def tasks():
+        for number in range(40):
+            taken.append(number)
+            ahead.append(len(taken) - len(finished))
+            yield number
+
+    run_local(
+        functions.work,
+        tasks(),
+        workers=workers,
+        finished=lambda number, result: finished.append(number),
+        progress=lambda more: None,
+    )
+    assert sorted(finished) == taken == list(range(40))
+    # What each worker has, and the one it is given before the result of its last is handed on.
+    assert max(ahead) <= workers + 1
 
 
 def test_no_tasks_are_no_error(start):
-    results, progress = start([], 3)
-    assert (results, sum(progress)) == ({}, 0)
+    assert start(iter([]), 3) == ({}, [])
 
 
-def test_a_dead_worker_is_one_line(start):
-    with pytest.raises(
-        Irv2dataError, match=r"^a conversion worker died \(out of memory.*--resume and fewer --workers$"
-    ):
-        start(["die"], 1)
+def test_large_tasks_and_results_pass(start):
+    tasks = [os.urandom(8 << 20) for _ in range(4)]
+    results, _ = start(tasks, 2)
+    assert [results[number][0] for number in range(4)] == tasks
 
 
-def test_what_a_worker_raises_is_raised_here(start):
-    with pytest.raises(SourceError, match=r"^x\.jpg: no good$"):
-        start(["fail"], 1)
+def test_an_error_in_tasks_or_callbacks_is_raised(functions):
+    def tasks():
+        yield 1
+        raise ValueError("no second")
+
+    with pytest.raises(ValueError, match="no second"):
+        run_local(functions.work, tasks(), workers=2, finished=lambda *result: None, progress=lambda more: None)
+
+    def stop(*result):
+        raise LookupError("enough")
+
+    for callbacks in ({"finished": stop, "progress": print}, {"finished": print, "progress": stop}):
+        with pytest.raises(LookupError, match="enough"):
+            run_local(functions.work, [1, 2, 3], workers=2, **callbacks)
+
+
+def test_it_runs_in_a_thread_too(start):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(start([1, 2, 3], 2)))
+    thread.start()
+    thread.join()
+    assert sorted(results[0][0]) == [0, 1, 2]
+
+
+def test_a_marker_needs_no_parent():
+    marker = Marker()
+    marker.begin(3)
+    marker.end()
+    marker.advance()
+
+
+def test_workers_do_not_import_tensorflow():
+    code = "import sys, irv2data.convert.workers; print('tensorflow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def test_cores_are_those_this_process_may_use():
     assert available_cores() == len(os.sched_getaffinity(0))
-
-
-def test_workers_end_when_the_parent_is_killed(tmp_path):
-    """They would otherwise wait for work for ever, holding the pipes of whoever started the conversion."""
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import os, signal, time\n"
-        "from irv2data.convert.engines import run_local\n"
-        "def work(task, advance):\n"
-        "    print(os.getpid(), flush=True)\n"
-        "    time.sleep(20)\n"
-        "    print('late', flush=True)\n"
-        "    os._exit(0)\n"
-        "if __name__ == '__main__':\n"
-        "    run_local(work, [1, 2], workers=2, finished=print, progress=lambda more: None)\n"
-    )
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    workers = [int(parent.stdout.readline()) for _ in range(2)]
-    parent.kill()
-    parent.wait()
-    # The pipe ends when the last process that holds it does; a worker that stayed would write to it first.
-    assert len(set(workers)) == 2
-    assert parent.stdout.read() == ""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irv2data.convert.layout import content_keys, duplicates, plan_shards, split_by_content
+from irv2data.convert.layout import content_keys, first_of_content, leaks, plan_shards, split_by_content, split_exactly
 
 quick = settings(max_examples=120, deadline=None)
 names = ("a", "b", "c")
@@ -147,8 +147,63 @@ def test_seeds_give_other_splits_and_orders_independent_of_the_split():
     assert abs(np.corrcoef(first[:, 0].astype(float), first[:, 1].astype(float))[0, 1]) < 0.1
 
 
+some_contents = st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=30)
+
+
 @quick
-@given(st.lists(st.integers(0, 6), max_size=30))
-def test_duplicates_are_all_but_the_first(contents):
-    expected = [content in contents[:row] for row, content in enumerate(contents)]
-    assert duplicates(digests_of(contents)).tolist() == expected
+@given(some_contents)
+def test_the_first_of_a_content_is_the_first_usable_source_that_has_it(sources):
+    contents = [content for content, _ in sources]
+    usable = np.array([good for _, good in sources], bool)
+    first = first_of_content(content_keys(digests_of(contents), 3), usable)
+    for row, content in enumerate(contents):
+        same = [other for other, kind in enumerate(contents) if kind == content and usable[other]]
+        assert first[row] == (same[0] if usable[row] else row)
+
+
+@quick
+@given(some_contents, st.lists(st.integers(0, 2), min_size=30, max_size=30), st.integers(0, 5))
+def test_no_content_is_left_in_two_splits_and_the_smallest_keeps_it(sources, splits, fixed):
+    contents = np.array([content for content, _ in sources], int)
+    usable = np.array([good for _, good in sources], bool)
+    fixed = min(fixed, len(sources))
+    usable[:fixed] = True
+    split = np.array(splits[: len(sources)], int)
+    for row in range(fixed):  # what is there already is in one split for each content
+        split[row] = split[list(contents).index(contents[row])]
+    first = first_of_content(content_keys(digests_of(contents), 0), usable)
+    out = leaks(first, usable, split, 3, fixed=fixed)
+    counts = [int((split[usable] == number).sum()) for number in range(3)]
+    assert not out[~usable].any()
+    assert not out[:fixed].any()
+    for content in set(contents[usable].tolist()):
+        rows = np.flatnonzero(usable & (contents == content))
+        (stays,) = set(split[rows[~out[rows]]].tolist())
+        if rows[0] < fixed:
+            assert stays == split[rows[0]]
+        else:
+            assert counts[stays] == min(counts[number] for number in split[rows])
+        assert (out[rows] == (split[rows] != stays)).all()
+
+
+def test_exact_splits_have_the_counts_of_their_fractions_in_every_class():
+    stratum = np.array([0] * 100 + [1] * 10 + [2] * 3 + [3])
+    keys = content_keys(digests_of(range(len(stratum))), 5)
+    everything = np.ones(len(stratum), bool)
+    split = split_exactly(keys, np.arange(len(stratum)), everything, stratum, (0.8, 0.1, 0.1))
+    counts = [np.bincount(split[stratum == number], minlength=3).tolist() for number in range(4)]
+    assert counts == [[80, 10, 10], [8, 1, 1], [2, 1, 0], [1, 0, 0]]
+    # Not the first ones of a class, but those that the seed chooses.
+    assert set(np.flatnonzero(split[:100] == 1).tolist()) != set(range(80, 90))
+    other = split_exactly(content_keys(digests_of(range(114)), 6), np.arange(114), everything, stratum, (0.8, 0.1, 0.1))
+    assert (other != split).any()
+
+
+def test_exact_splits_keep_equal_content_together_and_count_it_once():
+    contents = [0, 0, 0, 1, 2, 3]
+    keys = content_keys(digests_of(contents), 0)
+    usable = np.array([True, True, True, True, True, False])
+    first = first_of_content(keys, usable)
+    split = split_exactly(keys, first, usable, np.array([0, 1, 0, 0, 0, 0]), (0.34, 0.66))
+    assert len({split[0], split[1], split[2]}) == 1
+    assert sorted([split[0], split[3], split[4]]) == [0, 1, 1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irv2data import Dataset
+from irv2data import Dataset, storage
 from irv2data.convert import ConvertConfig, convert, run, writer
 from irv2data.convert.verify import verify
 from irv2data.errors import DatasetError, InterruptedRunError, SourceError, UsageError
@@ -36,7 +36,7 @@ def trouble(tmp_path, small_source, picture, saved) -> Path:
         "stray.jpg": sound,
         "ant/empty.jpg": b"",
         "ant/text.jpg": b"hello",
-        "ant/animation.gif": saved(picture(9, 9), "GIF"),
+        "ant/photograph.psd": b"8BPS\x00\x01" + bytes(40),
         "ant/cut.jpg": sound[: len(sound) // 2],
         "bee/corrupt.jpg": b"\xff\xd8\xff" + bytes(99),
         "bee/large.png": saved(picture(101, 100), "PNG"),
@@ -58,15 +58,15 @@ def trouble(tmp_path, small_source, picture, saved) -> Path:
 
 
 REJECTED = {
-    "stray.jpg": "no_class",
+    "stray.jpg": "no_label",
     "ant/empty.jpg": "not_an_image",
     "ant/text.jpg": "not_an_image",
-    "ant/animation.gif": "unsupported",
+    "ant/photograph.psd": "unsupported",
     "ant/cut.jpg": "truncated",
     "ant/\udcff.jpg": "not_an_image",
     "bee/corrupt.jpg": "corrupt",
     "bee/large.png": "too_large",
-    "bee/hidden_image": "unsupported",
+    "bee/hidden_image": "corrupt",
     "cow/pipe.jpg": "unreadable",
 }
 
@@ -153,7 +153,7 @@ def test_the_budget_is_a_share_of_the_sources(serial, tmp_path, trouble, fractio
 
 def test_on_error_fail_stops_at_the_first_and_leaves_no_dataset(serial, tmp_path, trouble):
     (trouble / "cow" / "pipe.jpg").unlink()
-    with pytest.raises(SourceError, match=r"stray\.jpg: no_class: lies outside every class folder; --on_error=reject"):
+    with pytest.raises(SourceError, match=r"stray\.jpg: no_label: lies in no class folder; --on_error=reject"):
         convert(trouble, tmp_path / "out", ConvertConfig(on_error="fail"))
     assert not (tmp_path / "out").exists()
     (trouble / "stray.jpg").unlink()
@@ -173,16 +173,16 @@ def test_a_dry_run_writes_nothing(serial, tmp_path, trouble):
 
 
 def test_a_file_that_goes_or_changes_during_the_run_is_a_reject(serial, tmp_path, small_source, trouble, monkeypatch):
-    real = run._hash_sources
+    real = run.hash_sources
 
-    def lose(listing, *rest):
+    def lose(listing, **rest):
         (trouble / "ant" / "03.jpg").unlink()  # after the listing
-        hashed = real(listing, *rest)
+        hashed = real(listing, **rest)
         (trouble / "ant" / "06.jpg").unlink()  # after hashing
         (trouble / "ant" / "09.jpg").write_bytes(b"new")
         return hashed
 
-    monkeypatch.setattr(run, "_hash_sources", lose)
+    monkeypatch.setattr(run, "hash_sources", lose)
     report = convert(trouble, tmp_path / "out", ConvertConfig(max_megapixels=0.01))
     rejects = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
     found = {reject["path"]: reject["code"] for reject in rejects}
@@ -200,13 +200,13 @@ def interrupted(serial, tmp_path, small_source, monkeypatch):
         (source / path.parent.name / path.name).write_bytes(path.read_bytes())
     written = []
 
-    def stop(task, advance):
+    def stop(task, marker):
         if len(written) == 2:
-            with writer.atomic_file(task.shard) as file:
+            with storage.atomic_file(task.shard) as file:
                 file.write(b"half")
                 raise KeyboardInterrupt
-        written.append(task.shard)
-        return writer.write_shard(task, advance)
+        written.append(Path(task.shard))
+        return writer.write_shard(task, marker)
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "write_shard", stop)
@@ -223,7 +223,9 @@ def test_resume_keeps_finished_shards_and_gives_the_same_bytes(interrupted, tmp_
     assert sorted(path.name for path in out.glob("*")) == sorted([".convert", *(path.name for path in written)])
     again = []
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write_shard", lambda task, advance: again.append(task.shard) or writer.write_shard(task))
+        patch.setattr(
+            run, "write_shard", lambda task, marker: again.append(Path(task.shard)) or writer.write_shard(task, marker)
+        )
         convert(source, out, SHARDS, resume=True)
     assert set(again).isdisjoint(written)
     (tmp_path / "fresh").mkdir()
@@ -267,7 +269,7 @@ def test_a_finished_shard_that_was_cut_is_written_again(interrupted, tmp_path):
         ({"splits": ()}, "splits must be named, each once"),
         ({"splits": (("a-b", 1.0),)}, "splits must be named by letters, digits and '_'"),
         ({"splits": (("all", 1.0),)}, "splits must be named by letters, digits and '_', and not 'all'"),
-        ({"splits": "files"}, "splits must be 'folders' or names with fractions"),
+        ({"splits": "files"}, "splits must be 'auto', 'folders', 'column:NAME' or names with fractions"),
         ({"shard_mib": 0}, "shard_mib must be positive, got 0"),
         ({"shard_mib": float("nan")}, "shard_mib must be positive, got nan"),
         ({"max_short_side": -1}, "max_short_side must be 0 or more, got -1"),

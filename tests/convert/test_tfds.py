@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from irv2data import Dataset
 from irv2data.convert import ConvertConfig, convert
 from irv2data.convert.describe import tfds_files
-from irv2data.manifest import Shard
+from irv2data.manifest import Contents, Shard, shard_name
 
 
 def test_tfds_reads_every_record_as_we_do(small_dataset, records_of):
@@ -70,9 +70,15 @@ def test_any_folder_name_and_class_name_will_do(serial, tmp_path, picture, name)
 
 
 def test_the_description_files():
-    shards = [Shard(file="", records=3, bytes=10, sha256=""), Shard(file="", records=4, bytes=20, sha256="")]
-    files = tfds_files(["a", "b\nc"], {"train": shards})
+    shards = [
+        Shard(file=shard_name(part, 0, 1), records=records, bytes=10 * records, sha256="")
+        for part, records in (("train", 3), ("train_append1", 4))
+    ]
+    files = tfds_files(Contents(classes=("a", "b\nc")), {"train": shards})
     assert sorted(files) == ["dataset_info.json", "features.json", "image-class-label.labels.txt"]
-    (split,) = json.loads(files["dataset_info.json"])["splits"]
-    assert (split["name"], split["shardLengths"], split["numBytes"]) == ("train", ["3", "4"], "30")
+    splits = json.loads(files["dataset_info.json"])["splits"]
+    assert [(split["name"], split["shardLengths"], split["numBytes"]) for split in splits] == [
+        ("train", ["3"], "30"),
+        ("train_append1", ["4"], "40"),
+    ]
     assert files["image-class-label.labels.txt"] == "a\nb\\nc\n"

@@ -12,7 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from irv2data.convert import ConvertConfig
-from irv2data.convert.transcode import RejectError, transcode
+from irv2data.convert.rejects import RejectError
+from irv2data.convert.transcode import transcode
 from irv2data.manifest import PNG
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
@@ -172,3 +173,82 @@ def test_an_image_that_decodes_but_cannot_be_converted_is_corrupt():
     with pytest.raises(RejectError) as error:
         transcode(data, ConvertConfig())
     assert error.value.code == "corrupt"
+
+
+def remade(kind: int, lines: bytes, *, height: int = 2, interlaced: int = 0, tail: bytes = b"", cut: int = 0) -> bytes:
+    """An image 4 pixels wide from its lines, filters included, with right checksums whatever is in it."""
+    head = struct.pack(">IIBBBBB", 4, height, 8, kind, 0, 0, interlaced)
+    packed = zlib.compress(lines)
+    packed = packed[: len(packed) - cut] + tail
+    return SIGNATURE + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+LINE = b"\0" + bytes([10, 20, 30, 40])
+SHORT = ("truncated", "the image data of the PNG ends too early")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (remade(GREY, LINE), SHORT),  # for which Pillow gives a black line
+        (remade(GREY, LINE + b"\0" + bytes(3)), SHORT),
+        (remade(GREY, b"", height=1), SHORT),
+        (remade(GREY_ALPHA, b"\0" + bytes(8)), SHORT),
+        (remade(GREY, b"\0\1", interlaced=1), SHORT),
+        (remade(GREY, LINE * 2, cut=4), SHORT),
+        (remade(GREY, LINE + b"\5" + bytes(4)), ("corrupt", "the PNG uses a filter that does not exist")),
+        (remade(GREY, LINE + bytes(100_000)), ("corrupt", "the PNG holds far more image data than its size takes")),
+    ],
+)
+@pytest.mark.parametrize("config", [ConvertConfig(), ConvertConfig(png="jpeg"), ConvertConfig(max_short_side=1)])
+def test_image_data_that_is_short_or_impossible_is_found(data, expected, config):
+    with pytest.raises(RejectError) as caught:
+        transcode(data, config)
+    assert (caught.value.code, caught.value.detail) == expected
+
+
+def test_a_wrong_checksum_of_the_unpacked_data_is_corrupt():
+    data = remade(GREY, LINE * 2, cut=4, tail=b"\1\2\3\4")
+    with pytest.raises(RejectError, match="incorrect data check") as caught:
+        transcode(data, ConvertConfig())
+    assert caught.value.code == "corrupt"
+
+
+@pytest.mark.parametrize("data", [remade(GREY, LINE * 3), remade(GREY, LINE * 2, tail=b"more")])
+def test_a_little_too_much_image_data_is_read_over(data):
+    assert transcode(data, ConvertConfig()).encoded == data
+    assert stored_pixels(data) == greys(10, 20, 30, 40) * 2
+
+
+def test_image_data_is_counted_across_the_steps_in_which_it_is_unpacked(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [bytes(rng.integers(0, 256, 57).tolist()) for _ in range(40)]
+    data = png(19, 8, RGB, *rows)
+    lines = b"".join(b"\0" + row for row in rows[:-1]) + b"\5" + rows[-1]
+    wrong = data[:33] + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    for step in (1, 7, 57, 58, 59, 1000):
+        monkeypatch.setattr("irv2data.convert.png._STEP", step)
+        assert transcode(data, ConvertConfig()).done == ("kept",)
+        with pytest.raises(RejectError, match="filter"):
+            transcode(wrong, ConvertConfig())
+
+
+PIXELS = chunk(b"IDAT", zlib.compress(b"\0\0\0"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "chunks"),
+    [
+        (PALETTE, PIXELS),  # without a palette
+        (PALETTE, PIXELS + PALETTE_OF_TWO),
+        (PALETTE, PALETTE_OF_TWO + PALETTE_OF_TWO + PIXELS),
+        (PALETTE, PALETTE_OF_TWO),
+        (GREY, PIXELS + chunk(b"PLTE", bytes(3)) + PIXELS),
+        (GREY, chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, GREY, 0, 0, 0)) + PIXELS),
+    ],
+)
+def test_chunks_in_an_order_that_decoders_differ_on_are_corrupt(kind, chunks):
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, kind, 0, 0, 0))
+    with pytest.raises(RejectError) as caught:
+        transcode(SIGNATURE + head + chunks + chunk(b"IEND", b""), ConvertConfig())
+    assert (caught.value.code, caught.value.detail) == ("corrupt", "the chunks of the PNG are not in their order")

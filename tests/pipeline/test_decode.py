@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 import irv2data
-from irv2data import device, manifest, schema, tfrecord
+from irv2data import device, index, manifest, schema, tfrecord
 from irv2data.pipeline.decode import decode_window
 
 
@@ -219,11 +219,13 @@ def mixed(tmp_path_factory):
         content += framed
     file = manifest.shard_name("train", 0, 1)
     (folder / file).write_bytes(content)
-    manifest.column_path(folder, "train", "x").parent.mkdir(parents=True)
-    for (name, dtype), values in zip(manifest.COLUMNS.items(), zip(*rows, strict=True), strict=True):
-        np.save(manifest.column_path(folder, "train", name), np.array(values, dtype))
+    manifest.array_path(folder, "train", "x").parent.mkdir(parents=True)
+    dtypes = {**index.PLACE_COLUMNS, "label": np.int32}
+    for (name, dtype), values in zip(dtypes.items(), zip(*rows, strict=True), strict=True):
+        np.save(manifest.array_path(folder, "train", name), np.array(values, dtype))
     shard = manifest.Shard(file=file, records=8, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    text = manifest.manifest_text(classes=list("01234567"), splits={"train": ([shard], {})}, source={})
+    contents = manifest.Contents(classes=tuple("01234567"))
+    text = manifest.manifest_text(contents=contents, splits={"train": ([shard], {})}, source={})
     (folder / manifest.MANIFEST).write_text(text)
     return irv2data.Dataset(folder)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from irv2data.errors import DatasetError
-from irv2data.manifest import BASELINE, COLUMNS, PNG
+from irv2data.index import BASELINE, PLACE_COLUMNS, PNG
+from irv2data.manifest import Contents
 from irv2data.pipeline import order
 from irv2data.pipeline.config import DRAWS, PipelineConfig
 from irv2data.pipeline.plan import FILLER, WINDOW, Plan
@@ -32,10 +33,14 @@ class MadeUpSplit:
             "format": rng.choice([BASELINE, PNG], records),
             "label": rng.integers(0, 5, records),
         }
-        self._columns = {name: column.astype(COLUMNS[name]) for name, column in columns.items()}
+        dtypes = {**PLACE_COLUMNS, "label": np.int32}
+        self.contents = Contents(classes=tuple("abcde"))
+        self._columns = {name: column.astype(dtypes[name]) for name, column in columns.items()}
 
-    def column(self, name):
+    def array(self, name):
         return self._columns[name]
+
+    column = array
 
 
 def make_plan(records, split_options=None, **options):

@@ -1,0 +1,11 @@
+"""What a label can be. The kind belongs to the dataset, not to the record, and is written in its manifest."""
+
+from __future__ import annotations
+
+CLASS = "class"  # one class: int, an index into the dataset's class list
+CLASSES = "classes"  # any number of classes, also none: a tuple of such ints, ascending
+NUMBER = "number"  # a number to predict: float
+NONE = "none"  # unlabelled: None
+KINDS = (CLASS, CLASSES, NUMBER, NONE)
+
+Label = int | tuple[int, ...] | float | None

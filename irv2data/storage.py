@@ -1,0 +1,157 @@
+"""Files of a dataset folder, on this machine or behind a URI (`s3://`, `gs://`, ...: fsspec, imported only then).
+
+A file appears under its name complete or not at all: locally by a temporary name, fsync and rename; remotely because it
+is uploaded whole, and object stores publish an object when its upload ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, BinaryIO
+
+from irv2data.errors import UsageError, one_line
+
+PARTIAL = ".partial"
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URI."""
+    return "://" in path
+
+
+@cache
+def remote(uri: str) -> Any:
+    """The fsspec file system of a URI's protocol; one a process.
+
+    Raises:
+        UsageError: fsspec, or what it needs for this protocol, is not installed.
+    """
+    protocol = uri.split("://", 1)[0]
+    try:
+        import fsspec
+
+        return fsspec.filesystem(protocol)
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f"{protocol}:// needs the 'remote' extra, pip install 'irv2data[remote]' ({one_line(error)})"
+        ) from error
+
+
+def _system(path: str) -> Any:
+    return remote(path.split("://", 1)[0] + "://")
+
+
+def join(folder: str, *names: str) -> str:
+    """The path of something in a folder."""
+    return "/".join((folder.rstrip("/"), *names)) if is_remote(folder) else os.path.join(folder, *names)
+
+
+def size(path: str) -> int | None:
+    """Size of a file in bytes; None if there is none."""
+    try:
+        if is_remote(path):
+            info = _system(path).info(path)
+            return int(info["size"]) if info["type"] == "file" else None
+        return os.stat(path).st_size if os.path.isfile(path) else None
+    except FileNotFoundError:
+        return None
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder of that name."""
+    return bool(_system(path).exists(path)) if is_remote(path) else os.path.lexists(path)
+
+
+def names(folder: str) -> list[str]:
+    """Names of the files and folders in a folder, sorted; empty if there is no such folder."""
+    try:
+        if is_remote(folder):
+            # An object store has no folders: what a store calls one may be listed as a member of itself.
+            found = {
+                entry["name"].rstrip("/").rsplit("/", 1)[-1]
+                for entry in _system(folder).ls(folder, detail=True, refresh=True)
+            }
+            own = folder.rstrip("/").rsplit("/", 1)[-1]
+            return sorted(found - {own, ""})
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def make_folder(folder: str) -> None:
+    """Makes a folder and its parents; object stores have none to make."""
+    if not is_remote(folder):
+        os.makedirs(folder, exist_ok=True)
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's content.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It cannot be read.
+    """
+    if is_remote(path):
+        return bytes(_system(path).cat_file(path))
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def remove(path: str) -> None:
+    """Removes a file or a whole folder, if it is there."""
+    if is_remote(path):
+        if _system(path).exists(path):
+            _system(path).rm(path, recursive=True)
+    elif os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def sync_folder(folder: str) -> None:
+    """Makes durable which names a local folder holds."""
+    descriptor = os.open(folder or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: str) -> Iterator[BinaryIO]:
+    """A file that appears under its name complete and durable, or not at all.
+
+    Raises:
+        OSError: It cannot be written (full disk, read-only folder, connection lost).
+    """
+    if is_remote(path):
+        # Spooled here first: whatever fails while it is being written has touched nothing there.
+        with tempfile.NamedTemporaryFile(prefix="irv2data-") as spool:
+            yield spool  # type: ignore[misc]
+            spool.flush()
+            _system(path).put_file(spool.name, path)
+        return
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}{PARTIAL}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        raise
+    sync_folder(folder)  # without it a power cut can undo the rename
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a small file as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content)

@@ -1,0 +1,241 @@
+"""`irv2data convert SOURCE --advise`: what shrinking would save, gain and cost, measured on a sample of the source."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irv2data import Dataset
+from irv2data.convert import ConvertConfig, convert
+from irv2data.convert.rejects import RejectError
+from irv2data.convert.sources import list_sources
+from irv2data.convert.sources.reading import read_source
+from irv2data.convert.transcode import transcode
+from irv2data.convert.writer import places_of
+from irv2data.errors import EXIT_DONE, SourceError, UsageError
+
+from .common import Bars, mib, print_json, table
+
+SHORT_SIDES = (800, 600, 400, 320)
+QUALITIES = (92, 80)
+_IMAGE_SIZE = (299, 299)
+_BATCH = 16
+_ROUNDS = 4
+_ROUND_SECONDS = 0.6
+_BEST_PSNR = 99.0  # dB, of equal images: the mean over a sample has to stay finite
+# Without a wanted rate: the smallest images of which the network still sees what it saw, to the eye.
+_GOOD_PSNR = 40.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One way to convert.
+
+    Attributes:
+        max_short_side: In pixels; 0 for the original size.
+        quality: JPEG quality of what is encoded again.
+        bytes_per_image: Mean size of a stored image.
+        total_bytes: The same for the whole source.
+        images_per_second: Median rate of the pipeline's batches on this machine.
+        psnr: Mean over the sample, in dB, of the 299x299 image that the network sees against the one it would see
+            unshrunk; at most 99.
+    """
+
+    max_short_side: int
+    quality: int
+    bytes_per_image: float
+    total_bytes: float
+    images_per_second: float
+    psnr: float
+
+
+def recommend(rows: Sequence[Row], wanted_rate: float) -> tuple[Row, str]:
+    """The row to take, and why.
+
+    With a wanted rate: of the rows that reach it the one with the best PSNR, or else the fastest. Without one: the
+    smallest on disk of those whose PSNR is at least 40 dB.
+
+    Args:
+        rows: At least one; the first is the unshrunk one.
+        wanted_rate: Images a second; 0 where none is wanted.
+    """
+    if wanted_rate:
+        fast = [row for row in rows if row.images_per_second >= wanted_rate]
+        if not fast:
+            best = max(rows, key=lambda row: row.images_per_second)
+            return best, f"none reaches {wanted_rate:g} images/s on this machine; this is the fastest"
+        return max(fast, key=lambda row: (row.psnr, -row.bytes_per_image)), (
+            f"reaches {wanted_rate:g} images/s, and of those that do it changes least of what the network sees"
+        )
+    good = [row for row in rows if row.psnr >= _GOOD_PSNR] or [rows[0]]
+    return min(good, key=lambda row: row.bytes_per_image), (
+        f"the smallest on disk that changes what the network sees by no more than {_GOOD_PSNR:g} dB"
+    )
+
+
+def run_advice(arguments: argparse.Namespace, config: ConvertConfig) -> int:
+    """Samples the source, converts the sample in every way, measures, and prints the table."""
+    if arguments.sample < 1:
+        raise UsageError(f"sample must be 1 or more, got {arguments.sample}")
+    if arguments.wanted_rate < 0:
+        raise UsageError(f"wanted_rate must be 0 or more, got {arguments.wanted_rate:g}")
+    bars = Bars("steps")
+    try:
+        with tempfile.TemporaryDirectory(prefix="irv2data-advise-") as scratch:
+            rows, sampled, skipped, sources = _measure(arguments, config, Path(scratch), bars)
+    finally:
+        bars.close()
+    chosen, why = recommend(rows, arguments.wanted_rate)
+    if arguments.json:
+        print_json(
+            {
+                "source": arguments.source,
+                "sources": sources,
+                "sampled": sampled,
+                "skipped": skipped,
+                "rows": [asdict(row) for row in rows],
+                "recommended": asdict(chosen),
+                "reason": why,
+            }
+        )
+    else:
+        print(_text(rows, chosen, why, sampled, skipped, sources))
+    return EXIT_DONE
+
+
+def _measure(
+    arguments: argparse.Namespace, config: ConvertConfig, scratch: Path, bars: Bars
+) -> tuple[list[Row], int, int, int]:
+    listing = list_sources(arguments.source, config)
+    usable = np.array([row for row in range(len(listing)) if row not in listing.rejects])
+    if not len(usable):
+        raise SourceError(f"{arguments.source}: holds no image to sample")
+    # Evenly over the listing, and so over its classes.
+    rows = usable[np.unique(np.linspace(0, len(usable) - 1, min(arguments.sample, len(usable))).astype(int))]
+    places = places_of(listing, rows) or itertools.repeat(None)
+    sample = scratch / "sample" / "images"
+    sample.mkdir(parents=True)
+    short_sides, skipped = [], 0
+    for number, (row, place) in enumerate(zip(rows.tolist(), places, strict=False)):
+        bars("sampling", number + 1, len(rows))
+        try:
+            data = read_source(listing.root, listing.names[row], place)
+            stored = transcode(data, replace(config, max_short_side=0, shrink_megapixels=0))
+        except RejectError:
+            skipped += 1
+            continue
+        short_sides.append(min(stored.height, stored.width))
+        (sample / f"{number:05d}.jpg").write_bytes(data)
+    if not short_sides:
+        raise SourceError(f"{arguments.source}: none of {len(rows)} sampled images can be converted; convert says why")
+    median = statistics.median(short_sides)
+    ways = [(0, config.quality), *((side, q) for side in SHORT_SIDES if side < median for q in QUALITIES)]
+    datasets = []
+    for number, (side, quality) in enumerate(ways):
+        bars("converting the sample", number + 1, len(ways))
+        way = replace(
+            config,
+            splits=(("train", 1.0),), exact_splits=False, labels="none", label_column="", path_column="",
+            image_root="", duplicates="keep", max_short_side=side, quality=quality,
+        )  # fmt: skip
+        folder = scratch / f"{side}-{quality}"
+        convert(scratch / "sample", folder, way, workers=arguments.workers)
+        datasets.append(Dataset(folder))
+    rates = _rates(datasets, bars)
+    seen = [_seen(dataset) for dataset in datasets]
+    measured = []
+    for (side, quality), dataset, rate, images in zip(ways, datasets, rates, seen, strict=True):
+        train = dataset.split("train")
+        mean = train.num_bytes / train.num_records
+        psnr = statistics.mean(_psnr(images[name], seen[0][name]) for name in images)
+        measured.append(
+            Row(
+                max_short_side=side,
+                quality=quality,
+                bytes_per_image=mean,
+                total_bytes=mean * len(usable),
+                images_per_second=rate,
+                psnr=psnr,
+            )
+        )
+    return measured, len(short_sides), skipped, len(listing)
+
+
+def _rates(datasets: Sequence[Dataset], bars: Bars) -> list[float]:
+    """Images a second of each dataset's pipeline: the median of rounds in which all take turns."""
+    from irv2data import Pipeline
+
+    from .quiet import load_tensorflow
+
+    load_tensorflow()
+    batch = min(_BATCH, datasets[0].split("train").num_records)
+    pipelines = [
+        Pipeline(dataset, fit="random_resized_crop", image_size=_IMAGE_SIZE, batch_size=batch) for dataset in datasets
+    ]
+    found: list[list[float]] = [[] for _ in pipelines]
+    for turn in range(_ROUNDS + 1):
+        for number, pipeline in enumerate(pipelines):
+            bars("measuring", turn * len(pipelines) + number + 1, (_ROUNDS + 1) * len(pipelines))
+            images, started, epoch = 0, time.perf_counter(), 0
+            while time.perf_counter() - started < _ROUND_SECONDS:
+                for _ in pipeline.batches(epoch=turn * 1000 + epoch):
+                    images += batch
+                epoch += 1
+            if turn:  # the first round traces and fills caches
+                found[number].append(images / (time.perf_counter() - started))
+    return [statistics.median(rates) for rates in found]
+
+
+def _seen(dataset: Dataset) -> dict[str, np.ndarray]:
+    """What the network sees of each source: float32 [299, 299, 3], 0 to 255."""
+    from irv2data import Pipeline, device
+
+    pipeline = Pipeline(dataset, fit="resize", image_size=_IMAGE_SIZE, batch_size=8, shuffle=None, drop_remainder=False)
+    split = dataset.split("train")
+    images = {}
+    for batch in pipeline.batches():
+        finished = device.preprocess(batch, pipeline.output).numpy()
+        for row, image in zip(batch["record"].numpy().tolist(), finished, strict=True):
+            if row >= 0:
+                images[split.source(row)] = (image + 1) * 127.5
+    return images
+
+
+def _psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    error = float(np.mean((image - reference) ** 2))
+    return min(_BEST_PSNR, 10 * np.log10(255**2 / error)) if error else _BEST_PSNR
+
+
+def _text(rows: Sequence[Row], chosen: Row, why: str, sampled: int, skipped: int, sources: int) -> str:
+    head = ("short side", "quality", "KiB an image", "whole source", "images/s", "PSNR dB", "")
+    lines = [
+        (
+            str(row.max_short_side) if row.max_short_side else "original",
+            str(row.quality),
+            f"{row.bytes_per_image / 1024:,.1f}",
+            mib(row.total_bytes),
+            f"{row.images_per_second:,.0f}",
+            f"{row.psnr:.1f}" if row.psnr < _BEST_PSNR else "same",
+            "<- recommended" if row is chosen else "",
+        )
+        for row in rows
+    ]
+    flags: list[Any] = [f"--max_short_side={chosen.max_short_side}", f"--quality={chosen.quality}"]
+    notes = [
+        f"measured on {sampled:,} of {sources:,} sources"
+        + (f"; {skipped:,} more could not be converted" * bool(skipped)),
+        "images/s: batches of random crops for 299x299, before the device stage, on this machine, median of "
+        f"{_ROUNDS} rounds",
+        "PSNR: the 299x299 image that the network sees, against the one of the original size",
+        f"recommended: {' '.join(flags)}: {why}",
+    ]
+    return "\n".join([table([head, *lines], right=frozenset(range(6))), *notes])
