@@ -230,7 +230,7 @@ def child_listing(count: str) -> dict[str, float]:
 
     with (
         tempfile.TemporaryDirectory(prefix="irv2data-bench-") as place,
-        mock.patch("irv2data.convert.run.list_sources", listed),
+        mock.patch("irv2data.convert.survey.list_sources", listed),
         mock.patch("irv2data.convert.hashing.run_local", hashed),
         mock.patch("irv2data.convert.run.run_local", first),
     ):

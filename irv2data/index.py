@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from irv2data.labels import CLASS, CLASSES, NUMBER
+from irv2data.labels import CLASS, CLASSES, NUMBER, Label
+from irv2data.packed import Packed
 
 # How an image is stored, in column `format`: the decoder and its speed depend on it.
 BASELINE, PROGRESSIVE, PNG = 0, 1, 2
@@ -65,6 +66,59 @@ def spec(kind: str, types: Sequence[str]) -> dict[str, tuple[np.dtype[Any], bool
         arrays[name] = (dtype, False)
         arrays[name + END] = (np.dtype(np.int64), True)
     return arrays
+
+
+class Rows:
+    """Gathers an index row by row.
+
+    Args:
+        kind: What a label is, of `labels.KINDS`.
+        types: Type of each further column, of `TYPES`.
+    """
+
+    def __init__(self, kind: str, types: Sequence[str]):
+        self._spec = spec(kind, types)
+        self._values: dict[str, list[Any]] = {name: [] for name in self._spec if not name.endswith(END)}
+
+    def __len__(self) -> int:
+        return len(self._values["offset"])
+
+    def add(
+        self, place: tuple[int, ...], content: np.ndarray, filename: bytes, label: Label, columns: Iterable[Any]
+    ) -> None:
+        """One record.
+
+        Args:
+            place: Its values of `PLACE_COLUMNS`, in their order.
+            content: uint8 [32], SHA-256 of its source.
+            filename: Name of its source.
+            label: As the kind says.
+            columns: Values of the further columns, in their order.
+        """
+        for name, value in zip(PLACE_COLUMNS, place, strict=True):
+            self._values[name].append(value)
+        self._values[CONTENT].append(content)
+        self._values[FILENAME].append(filename)
+        if LABEL in self._values:
+            self._values[LABEL].append(label)
+        for number, value in enumerate(columns):
+            self._values[stem(number)].append(value)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that `spec` describes."""
+        arrays = {}
+        for name, values in self._values.items():
+            dtype, by_row = self._spec[name]
+            if by_row:
+                shape = (len(values), 32) if name == CONTENT else (len(values),)
+                arrays[name] = np.array(values, dtype).reshape(shape)
+            elif dtype == np.uint8:
+                packed = Packed.of(values)
+                arrays[name], arrays[name + END] = packed.data, packed.ends
+            else:
+                arrays[name] = np.array([label for row in values for label in row], dtype)
+                arrays[name + END] = np.cumsum([len(row) for row in values], dtype=np.int64)
+        return arrays
 
 
 def join(name: str, parts: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 from irv2data.errors import UsageError, one_line
@@ -24,14 +24,8 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-@cache
-def remote(uri: str) -> Any:
-    """The fsspec file system of a URI's protocol; one a process.
-
-    Raises:
-        UsageError: fsspec, or what it needs for this protocol, is not installed.
-    """
-    protocol = uri.split("://", 1)[0]
+@lru_cache(maxsize=16)
+def _connect(protocol: str, process: int) -> Any:
     try:
         import fsspec
 
@@ -42,8 +36,13 @@ def remote(uri: str) -> Any:
         ) from error
 
 
-def _system(path: str) -> Any:
-    return remote(path.split("://", 1)[0] + "://")
+def remote(uri: str) -> Any:
+    """The fsspec file system of a URI's protocol; made once a process, for connections do not fork.
+
+    Raises:
+        UsageError: fsspec, or what it needs for this protocol, is not installed.
+    """
+    return _connect(uri.split("://", 1)[0], os.getpid())
 
 
 def join(folder: str, *names: str) -> str:
@@ -55,7 +54,7 @@ def size(path: str) -> int | None:
     """Size of a file in bytes; None if there is none."""
     try:
         if is_remote(path):
-            info = _system(path).info(path)
+            info = remote(path).info(path)
             return int(info["size"]) if info["type"] == "file" else None
         return os.stat(path).st_size if os.path.isfile(path) else None
     except FileNotFoundError:
@@ -64,7 +63,7 @@ def size(path: str) -> int | None:
 
 def exists(path: str) -> bool:
     """Whether there is a file or folder of that name."""
-    return bool(_system(path).exists(path)) if is_remote(path) else os.path.lexists(path)
+    return bool(remote(path).exists(path)) if is_remote(path) else os.path.lexists(path)
 
 
 def names(folder: str) -> list[str]:
@@ -74,7 +73,7 @@ def names(folder: str) -> list[str]:
             # An object store has no folders: what a store calls one may be listed as a member of itself.
             found = {
                 entry["name"].rstrip("/").rsplit("/", 1)[-1]
-                for entry in _system(folder).ls(folder, detail=True, refresh=True)
+                for entry in remote(folder).ls(folder, detail=True, refresh=True)
             }
             own = folder.rstrip("/").rsplit("/", 1)[-1]
             return sorted(found - {own, ""})
@@ -97,7 +96,7 @@ def read_bytes(path: str) -> bytes:
         OSError: It cannot be read.
     """
     if is_remote(path):
-        return bytes(_system(path).cat_file(path))
+        return bytes(remote(path).cat_file(path))
     with open(path, "rb") as file:
         return file.read()
 
@@ -105,8 +104,8 @@ def read_bytes(path: str) -> bytes:
 def remove(path: str) -> None:
     """Removes a file or a whole folder, if it is there."""
     if is_remote(path):
-        if _system(path).exists(path):
-            _system(path).rm(path, recursive=True)
+        if remote(path).exists(path):
+            remote(path).rm(path, recursive=True)
     elif os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
@@ -134,7 +133,7 @@ def atomic_file(path: str) -> Iterator[BinaryIO]:
         with tempfile.NamedTemporaryFile(prefix="irv2data-") as spool:
             yield spool  # type: ignore[misc]
             spool.flush()
-            _system(path).put_file(spool.name, path)
+            remote(path).put_file(spool.name, path)
         return
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}{PARTIAL}")

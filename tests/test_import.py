@@ -24,13 +24,14 @@ LAYERS = {
     "storage": 1,
     "tfrecord": 1,
     "schema": 2,
-    "manifest": 3,
-    "convert": 4,
-    "pipeline": 4,
-    "device": 5,
-    "report": 6,
-    "training": 6,
-    "tools": 7,
+    "split": 3,
+    "manifest": 4,
+    "convert": 5,
+    "pipeline": 5,
+    "device": 6,
+    "report": 7,
+    "training": 7,
+    "tools": 8,
 }
 
 

@@ -18,13 +18,14 @@ import numpy as np
 
 from irv2data import index, manifest, schema, storage
 from irv2data.convert import foreign, jpeg, pixels
-from irv2data.convert.config import AUTO, SPLIT_NAME, ConvertConfig
+from irv2data.convert.config import AUTO, SPLIT_NAME
 from irv2data.convert.engines import run_local
 from irv2data.convert.folder import commit, is_dataset, write_index
 from irv2data.convert.lock import WORK, locked
 from irv2data.convert.records import check_image
+from irv2data.convert.rejects import by_code, reject_line
 from irv2data.convert.sniff import SIGNATURE_BYTES, sniff
-from irv2data.convert.writer import Marker, save_result, to_arrays
+from irv2data.convert.writer import Marker, save_result
 from irv2data.errors import DatasetError, SourceError, UsageError, one_line
 from irv2data.labels import CLASS, CLASSES, NONE, NUMBER
 from irv2data.tfrecord import FRAMING_BYTES, frame, read_frames
@@ -231,8 +232,6 @@ def _scan(
         finished=results.__setitem__,
         progress=progress,
         lost=_Task.without,
-        item_seconds=ConvertConfig().decode_seconds,
-        worker_mib=ConvertConfig().worker_mib,
     )
     return [results[number] for number in sorted(results)]
 
@@ -240,9 +239,7 @@ def _scan(
 def scan_shard(task: _Task, marker: Marker) -> _Scanned:
     """Reads one shard and writes its index rows; runs in a worker."""
     contents = task.contents
-    collected: dict[str, list[Any]] = {
-        name: [] for name in index.spec(contents.labels, ()) if not name.endswith(index.END)
-    }
+    rows = index.Rows(contents.labels, ())
     rejects: list[tuple[int, str, str]] = []
     texts: dict[int, str] = {}
     turned = 0
@@ -265,12 +262,8 @@ def scan_shard(task: _Task, marker: Marker) -> _Scanned:
                     marker.end()
                     marker.advance()
                 place = (task.number, offset, FRAMING_BYTES + len(payload), height, width, code)
-                for column, value in zip(index.PLACE_COLUMNS, place, strict=True):
-                    collected[column].append(value)
-                collected[index.CONTENT].append(np.frombuffer(hashlib.sha256(picked.encoded).digest(), np.uint8))
-                collected[index.FILENAME].append(picked.filename)
-                if index.LABEL in collected:
-                    collected[index.LABEL].append(picked.label)
+                content = np.frombuffer(hashlib.sha256(picked.encoded).digest(), np.uint8)
+                rows.add(place, content, picked.filename, picked.label, ())
                 named = found.get(schema.TEXT, [])
                 if contents.labels == CLASS and len(named) == 1 and isinstance(named[0], bytes):
                     texts[int(picked.label)] = named[0].decode("utf-8", "surrogateescape")  # type: ignore[arg-type]
@@ -278,7 +271,7 @@ def scan_shard(task: _Task, marker: Marker) -> _Scanned:
                     turned += 1
     except OSError as error:
         raise SourceError(f"{task.path}: cannot be read ({error.strerror})") from error
-    arrays = to_arrays(collected, contents.labels, ())
+    arrays = rows.arrays()
     save_result(task.result, {}, arrays)
     size = os.stat(task.path).st_size
     shard = manifest.Shard(file=task.name, records=len(arrays["offset"]), bytes=size, sha256=digest.hexdigest())
@@ -312,6 +305,8 @@ def _commit(
     if not any(result.shard.records for result in results):
         reason = results[0].rejects[0][2] if results[0].rejects else "they are empty"
         raise SourceError(f"{paths[0]}: no record holds an image that can be used ({reason})")
+    # Of an earlier adoption: while its index is replaced, nothing may look finished.
+    storage.remove(storage.join(folder, manifest.MANIFEST))
     splits, counts, rejects = {}, {}, []
     remaining = iter(results)
     for split, files in by_split.items():
@@ -325,14 +320,14 @@ def _commit(
             "bytes": sum(shard.bytes for shard in shards),
         }
         rejects += [
-            {"path": f"{result.shard.file}#{record}", "code": code, "detail": detail}
+            reject_line(f"{result.shard.file}#{record}", code, detail)
             for result in found
             for record, code, detail in result.rejects
         ]
     records = sum(count["records"] for count in counts.values())
     source = {
         "sources": records + len(rejects), "rejected": len(rejects), "dropped": 0, "duplicates": 0, "conflicts": 0,
-        "rejects": {"corrupt": len(rejects)} if rejects else {}, "done": {}, "options": {},
+        "rejects": by_code(rejects), "done": {}, "options": {},
     }  # fmt: skip
     commit(folder, contents, splits, rejects=rejects, duplicates=[], source=source)
     return Adoption(

@@ -39,12 +39,13 @@ class Hashed:
     rejects: dict[int, tuple[str, str]]
 
 
-def hash_sources(listing: Listing, *, workers: int, progress: Callable[[int], None]) -> Hashed:
+def hash_sources(listing: Listing, *, workers: int, worker_mib: int, progress: Callable[[int], None]) -> Hashed:
     """Reads every source once.
 
     Args:
         listing: The sources.
         workers: Worker processes; 0 for the number of usable cores.
+        worker_mib: Memory that a worker may take; a larger file is a reject.
         progress: Called with how many more sources are hashed.
     """
     count = len(listing)
@@ -69,7 +70,7 @@ def hash_sources(listing: Listing, *, workers: int, progress: Callable[[int], No
         rejects.update((int(chunk[item]), (code, detail)) for item, code, detail in result[3])
 
     progress(len(rejects))
-    run_local(_hash, tasks(), workers=workers, finished=finished, progress=progress)
+    run_local(_hash, tasks(), workers=workers, finished=finished, progress=progress, worker_mib=worker_mib)
     return Hashed(digests=digests, checksums=checksums, sizes=sizes, rejects=dict(sorted(rejects.items())))
 
 

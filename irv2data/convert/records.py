@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import PngImagePlugin
-
 from irv2data import index, schema
-from irv2data.convert import jpeg
+from irv2data.convert import jpeg, png
 from irv2data.convert.foreign import read_foreign
+from irv2data.convert.rejects import RejectError
 from irv2data.convert.sniff import SIGNATURE_BYTES, sniff
 from irv2data.errors import one_line
 from irv2data.labels import CLASS, CLASSES, NONE, Label
@@ -100,13 +99,11 @@ def check_image(encoded: bytes) -> tuple[str, int, int, int]:
     if kind != "PNG":
         raise ValueError(f"the image is {kind or 'no image'}, neither JPEG nor PNG")
     try:
-        with PngImagePlugin.PngImageFile(io.BytesIO(encoded)) as image:
-            image.load()
-            return "PNG", index.PNG, image.height, image.width
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises nearly every exception type on malformed input
+        chunks = png.parse(encoded, lambda width, height: None)
+        png.check(chunks)
+    except (RejectError, zlib.error) as error:
         raise ValueError(f"the image cannot be decoded ({one_line(error)})") from error
+    return "PNG", index.PNG, chunks.height, chunks.width
 
 
 def _check_label(label: Label, contents: Contents) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
 REJECT_CODES = {
     "unreadable": "the file could not be opened or read, or is not there",
     "changed_while_reading": "the file's content changed during the conversion",
@@ -27,3 +31,18 @@ class RejectError(Exception):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+def reject_line(path: str, code: str, detail: str) -> dict[str, str]:
+    """A line of `rejects.jsonl`."""
+    return {"path": path, "code": code, "detail": detail}
+
+
+def in_order(lines: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The lines by the bytes of their paths, whoever found them in whatever order."""
+    return sorted(lines, key=lambda line: (os.fsencode(line["path"]), line["code"], line["detail"]))
+
+
+def by_code(lines: Iterable[Mapping[str, str]]) -> dict[str, int]:
+    """Reject code to the number of lines."""
+    return dict(sorted(Counter(line["code"] for line in lines).items()))

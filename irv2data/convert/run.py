@@ -1,23 +1,16 @@
-"""A whole conversion, top to bottom: list, hash, lay out, write shards, commit."""
+"""A whole conversion, top to bottom: survey the source, write shards, commit."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from irv2data import index, manifest, storage
-from irv2data.convert import layout
-from irv2data.convert.append import Known, fit_to, load_known, same_options
-from irv2data.convert.config import AUTO, DEFAULT_SPLITS, FOLDERS, ConvertConfig
-from irv2data.convert.describe import appended_split
-from irv2data.convert.duplicates import duplicate_lines
+from irv2data import manifest, storage
+from irv2data.convert.config import ConvertConfig
 from irv2data.convert.engines import run_local
 from irv2data.convert.folder import (
     check_output,
@@ -29,64 +22,13 @@ from irv2data.convert.folder import (
     remove_work,
     write_index,
 )
-from irv2data.convert.hashing import Hashed, hash_sources
+from irv2data.convert.layout import ShardPlan
 from irv2data.convert.lock import WORK, locked, require_free
-from irv2data.convert.sources import list_sources
-from irv2data.convert.writer import Rows, ShardResult, Task, label_of, load_result, write_shard
-from irv2data.errors import DatasetError, InterruptedRunError, Irv2dataError, SourceError, UsageError
-from irv2data.labels import CLASS
-from irv2data.packed import Packed
-
-Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a conversion did; `sources == rejected + dropped + records of all splits`, always.
-
-    After an append all counts are of the whole dataset, but `added` and `present`.
-
-    Attributes:
-        dataset: The dataset folder.
-        sources: Files that were to be converted.
-        rejected: Of these, how many could not be; `rejects.jsonl` says which and why.
-        rejects: Reject code to count.
-        dropped: Of these, how many were left out as duplicates; `duplicates.jsonl` says which.
-        duplicates: Contents that several sources have.
-        conflicts: Of these, how many have different labels.
-        done: What was done to the images that are stored, by the names in `convert.transcode.DONE`, to a count.
-        ignored: Extension, or a description in parentheses, to number of files that were passed over.
-        labels: What a label is, of `irv2data.labels.KINDS`.
-        classes: Number of classes.
-        splits: Split name to `records`, `shards` and `bytes`.
-        added: Records that this run wrote.
-        present: Sources that an append found to be records already.
-        over_budget: More than `max_bad_fraction` of the sources were rejected.
-        dry_run: Nothing was written; the counts are what would be tried.
-        seconds: Wall time.
-    """
-
-    dataset: str
-    sources: int
-    rejected: int
-    rejects: dict[str, int]
-    dropped: int
-    duplicates: int
-    conflicts: int
-    done: dict[str, int]
-    ignored: dict[str, int]
-    labels: str
-    classes: int
-    splits: dict[str, dict[str, int]]
-    added: int
-    present: int
-    over_budget: bool
-    dry_run: bool
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """The report as a JSON-able dict."""
-        return asdict(self)
+from irv2data.convert.rejects import by_code, in_order, reject_line
+from irv2data.convert.report import Report, report_of
+from irv2data.convert.survey import Progress, Survey, counter
+from irv2data.convert.writer import Rows, ShardResult, Task, load_result, write_shard
+from irv2data.errors import DatasetError, InterruptedRunError, Irv2dataError, UsageError
 
 
 def convert(
@@ -137,13 +79,15 @@ def convert(
         raise DatasetError(f"{folder}: cannot be used ({error.strerror or error})") from error
     try:
         if dry_run:
-            return _Run(origin, folder, config, workers, append, progress).report(started, dry_run=True)
+            survey = Survey(origin, folder, config, workers, append, progress)
+            return _Run(folder, survey, workers, progress).report(started, dry_run=True)
         with locked(folder):
             try:
                 if finish(folder) and resume:
-                    return _report_of(folder, started)
-                run = _Run(origin, folder, config, workers, append, progress)
-                prepare(folder, run.plan_digest(), overwrite=overwrite, appended=run.appended)
+                    return report_of(folder, started)
+                survey = Survey(origin, folder, config, workers, append, progress)
+                prepare(folder, survey.plan_digest(), overwrite=overwrite, appended=survey.appended)
+                run = _Run(folder, survey, workers, progress)
                 run.write()
                 return run.report(started)
             except KeyboardInterrupt:
@@ -169,149 +113,38 @@ def _begun(folder: str) -> bool:
         return False
 
 
-def _report_of(folder: str, started: float) -> Report:
-    """What a conversion did that was stopped after its commit."""
-    dataset = manifest.Dataset(folder)
-    source = {name: value for name, value in dataset.source.items() if name != "options"}
-    splits = {
-        name: {"records": split.num_records, "shards": len(split.shards), "bytes": split.num_bytes}
-        for name, split in dataset.splits.items()
-    }
-    return Report(
-        dataset=folder,
-        **source,
-        ignored={},
-        labels=dataset.contents.labels,
-        classes=len(dataset.classes),
-        splits=splits,
-        added=sum(split["records"] for split in splits.values()),
-        present=0,
-        over_budget=source["rejected"] > dataset.source["options"]["max_bad_fraction"] * source["sources"],
-        dry_run=False,
-        seconds=round(time.monotonic() - started, 3),
-    )
-
-
 class _Run:
-    """One conversion: what it found (the constructor), wrote (`write`) and says (`report`)."""
+    """One conversion behind its survey: what it wrote (`write`), and what it says of it (`report`)."""
 
-    def __init__(self, source: str, folder: str, config: ConvertConfig, workers: int, append: bool, progress: Progress):
+    def __init__(self, folder: str, survey: Survey, workers: int, progress: Progress):
         self.folder = folder
+        self.survey = survey
         self.workers = workers
         self.progress = progress
-        self.known: Known | None = load_known(folder) if append else None
-        if self.known is not None:
-            config = same_options(self.known.dataset, config)
-        self.listing = list_sources(source, config, progress=_counter(progress, "listing"))
-        if config.splits == AUTO:
-            config = replace(config, splits=FOLDERS if self.listing.splits else DEFAULT_SPLITS)
-        self.config = config
-        if self.known is not None:
-            self.listing = fit_to(self.known.dataset, self.listing)
-        self.hashed: Hashed = hash_sources(
-            self.listing, workers=workers, progress=_counter(progress, "hashing", len(self.listing))
-        )
-        if config.on_error == "fail" and self.hashed.rejects:
-            row, (code, detail) = next(iter(self.hashed.rejects.items()))
-            place = storage.join(self.listing.root, self.listing.names.path(row))
-            raise SourceError(f"{place}: {code}: {detail}; --on_error=reject goes on")
-        self._lay_out()
+        self.plans = survey.plans
         self.results: list[ShardResult] = []
         self.totals: dict[str, Any] = {}
 
-    def _lay_out(self) -> None:
-        """Decides each source's split, what is left out, and the shards."""
-        listing, config, known = self.listing, self.config, self.known
-        count = len(listing)
-        usable = np.ones(count, bool)
-        usable[list(self.hashed.rejects)] = False
-        self.present = np.zeros(count, bool) if known is None else known.present(listing, self.hashed.digests) & usable
-        usable &= ~self.present
-        # Records that are there already come first: whatever repeats one of them is found by the same arithmetic.
-        old = 0 if known is None else len(known.digests)
-        digests = self.hashed.digests if known is None else np.concatenate([known.digests, self.hashed.digests])
-        keys = layout.content_keys(digests, config.seed)
-        all_usable = np.concatenate([np.ones(old, bool), usable])
-        first = layout.first_of_content(keys, all_usable)
-        there = [] if known is None else list(known.dataset.splits)
-        if isinstance(config.splits, str):
-            names = (*there, *(name for name in listing.splits if name not in there))
-            number = np.array([names.index(name) for name in listing.splits] + [-1])
-            split = number[listing.split]
-        else:
-            names = tuple(name for name, _ in config.splits)
-            fractions = [fraction for _, fraction in config.splits]
-            if config.exact_splits:
-                stratum = listing.labels if listing.kind == CLASS else np.zeros(count, np.int32)
-                split = layout.split_exactly(keys, first, usable, stratum, fractions)
-            else:
-                split = layout.split_by_content(keys[old:], fractions)
-        if known is not None:
-            split = np.concatenate([known.split, split])
-        leaked = layout.leaks(first, all_usable, split, len(names), fixed=old)
-        repeated = all_usable & (first != np.arange(len(first))) if config.duplicates == "drop" else False
-        self.dropped = (leaked | repeated)[old:]
-        self.first, self.usable, self.old = first, all_usable, old
-        self.names = names
-        kept = np.where(usable & ~self.dropped, split[old:], -1)
-        self.plans = layout.plan_shards(
-            keys[old:], self.hashed.sizes, kept, names, round(config.shard_mib * layout.MIB), empty=known is None
-        )
-        self.contents = manifest.Contents(
-            classes=listing.classes,
-            labels=listing.kind,
-            columns={name: _type(values) for name, values in listing.columns.items()},
-        )
-        self.appended = 0
-        if known is not None:
-            self.appended = known.dataset.appended + 1
-            self.contents = replace(self.contents, index_folder=f"{manifest.INDEX}-append{self.appended}")
-
-    def plan_digest(self) -> str:
-        """Hexadecimal SHA-256 of everything that the shards depend on."""
-        listing = self.listing
-        digest = hashlib.sha256(self.config.digest.encode())
-        described = (listing.kind, listing.classes, self.contents.columns, listing.splits, self.appended)
-        digest.update(repr(described).encode())
-        arrays = [listing.names.data, listing.names.ends, listing.labels, listing.split, self.hashed.digests]
-        if listing.label_ends is not None:
-            arrays.append(listing.label_ends)
-        for values in listing.columns.values():
-            arrays += [values.data, values.ends] if isinstance(values, Packed) else [values]
-        for array in arrays:
-            # Its length too, or rows could move from one array to the next unseen.
-            digest.update(len(array).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
-
-    def _shard_names(self) -> list[str]:
-        return [
-            manifest.shard_name(
-                appended_split(plan.split, self.appended) if self.appended else plan.split, plan.number, plan.of
-            )
-            for plan in self.plans
-        ]
-
     def write(self) -> None:
         """Writes the shards that are not there yet, then everything that makes them a dataset."""
-        names = self._shard_names()
+        names, plans, config = self.survey.shard_names(), self.plans, self.survey.config
         results = {number: result for number, name in enumerate(names) if (result := self._finished(name)) is not None}
         todo = [number for number in range(len(names)) if number not in results]
-        count = _counter(self.progress, "converting", sum(len(plan.sources) for plan in self.plans))
-        count(sum(len(self.plans[number].sources) for number in results))
+        count = counter(self.progress, "converting", sum(len(plan.sources) for plan in plans))
+        count(sum(len(plans[number].sources) for number in results))
 
         def finished(number: int, result: ShardResult) -> None:
             results[todo[number]] = result
 
         run_local(
             write_shard,
-            (self._task(number, names[number]) for number in todo),
+            (self._task(plans[number], names[number]) for number in todo),
             workers=self.workers,
             finished=finished,
             progress=count,
             lost=Task.without,
-            item_seconds=self.config.decode_seconds,
-            worker_mib=self.config.worker_mib,
+            item_seconds=config.decode_seconds,
+            worker_mib=config.worker_mib,
         )
         self.results = [results[number] for number in range(len(names))]
         self._commit(names)
@@ -324,59 +157,50 @@ class _Run:
     def _result(self, name: str) -> str:
         return storage.join(self.folder, WORK, f"{name}.npz")
 
-    def _task(self, number: int, name: str) -> Task:
-        plan, listing = self.plans[number], self.listing
-        before = 0 if self.known is None else len(self._old_shards(plan.split))
+    def _task(self, plan: ShardPlan, name: str) -> Task:
+        survey = self.survey
         return Task(
-            root=listing.root,
-            rows=Rows.of(listing, plan.sources, self.hashed.digests, self.hashed.checksums),
-            kind=listing.kind,
-            types=tuple(self.contents.columns.values()),
-            classes=listing.classes,
+            root=survey.listing.root,
+            rows=Rows.of(survey.listing, plan.sources, survey.hashed.digests, survey.hashed.checksums),
+            kind=survey.listing.kind,
+            types=tuple(survey.contents.columns.values()),
+            classes=survey.listing.classes,
             shard=storage.join(self.folder, name),
-            shard_number=before + plan.number,
+            shard_number=len(survey.old_shards(plan.split)) + plan.number,
             result=self._result(name),
-            config=self.config,
+            config=survey.config,
         )
 
-    def _old_shards(self, split: str) -> tuple[manifest.Shard, ...]:
-        known = self.known
-        return known.dataset.splits[split].shards if known is not None and split in known.dataset.splits else ()
-
     def _commit(self, names: list[str]) -> None:
-        rejects, duplicates = self._reject_lines(), list(self._duplicate_lines())
-        if self.known is not None:
+        survey = self.survey
+        rejects, duplicates = self._reject_lines(), list(survey.duplicate_lines())
+        if survey.known is not None:
             names = self._without_empty_parts(names)
-        counted = {
-            split: [
-                *self._old_shards(split),
-                *(
-                    manifest.Shard(file=names[row], records=result.records, bytes=result.bytes, sha256=result.sha256)
-                    for row, result in enumerate(self.results)
-                    if self.plans[row].split == split
-                ),
-            ]
-            for split in self.names
-        }
-        self.totals = self._count(rejects, duplicates, {name: (shards, {}) for name, shards in counted.items()})
+        new = [
+            manifest.Shard(file=name, records=result.records, bytes=result.bytes, sha256=result.sha256)
+            for name, result in zip(names, self.results, strict=True)
+        ]
+        records = sum(shard.records for split in survey.names for shard in survey.old_shards(split))
+        records += sum(shard.records for shard in new)
+        self.totals = self._totals(rejects, duplicates, records)
         if not names and self._adds_nothing(rejects, duplicates):
             remove_work(self.folder)
             return
         splits = {}
-        for split in self.names:
-            old = None if self.known is None else self.known.dataset.splits.get(split)
-            paths = [self._result(names[row]) for row, plan in enumerate(self.plans) if plan.split == split]
-            digests = write_index(self.folder, split, self.contents, paths, old)
-            splits[split] = (counted[split], digests)
-        source = {**self.totals, "options": asdict(self.config)}
+        for split in survey.names:
+            old = None if survey.known is None else survey.known.dataset.splits.get(split)
+            mine = [shard for plan, shard in zip(self.plans, new, strict=True) if plan.split == split]
+            paths = [self._result(shard.file) for shard in mine]
+            digests = write_index(self.folder, split, survey.contents, paths, old)
+            splits[split] = ([*survey.old_shards(split), *mine], digests)
         commit(
             self.folder,
-            self.contents,
+            survey.contents,
             splits,
             rejects=rejects,
             duplicates=duplicates,
-            source=source,
-            appended=self.appended,
+            source={**self.totals, "options": asdict(survey.config)},
+            appended=survey.appended,
         )
 
     def _without_empty_parts(self, names: list[str]) -> list[str]:
@@ -390,82 +214,42 @@ class _Run:
         self.results = [self.results[row] for row in rows]
         return [names[row] for row in rows]
 
-    def _adds_nothing(self, rejects: list[dict[str, str]], duplicates: list[dict[str, Any]]) -> bool:
+    def _adds_nothing(self, rejects: Sequence[Mapping[str, str]], duplicates: Sequence[Mapping[str, Any]]) -> bool:
         """Whether an append would only number the dataset anew: one that is done again after a kill, for instance."""
-        known = self.known
+        known = self.survey.known
         return (
             known is not None
             and known.rejects == rejects
             and list(known.duplicates.values()) == duplicates
-            and known.dataset.classes == self.contents.classes
-            and list(known.dataset.splits) == list(self.names)
+            and known.dataset.classes == self.survey.contents.classes
+            and list(known.dataset.splits) == list(self.survey.names)
         )
 
-    def _reject_lines(self) -> list[dict[str, str]]:
-        """All rejects in the order of their paths; of an earlier run, those that this one did not see again."""
-        names = self.listing.names
-        lines = [
-            {"path": names.path(row), "code": code, "detail": detail}
-            for row, (code, detail) in self.hashed.rejects.items()
-        ]
-        for result in self.results:
-            lines += [{"path": path, "code": code, "detail": detail} for path, code, detail in result.rejects]
-        if self.known is not None and self.known.rejects:
+    def _reject_lines(self) -> list[Mapping[str, str]]:
+        """All rejects; of an earlier run, those that this one did not see again."""
+        names, known = self.survey.listing.names, self.survey.known
+        lines = [reject_line(names.path(row), *reason) for row, reason in self.survey.hashed.rejects.items()]
+        lines += [reject_line(*reject) for result in self.results for reject in result.rejects]
+        if known is not None and known.rejects:
             seen = set(names.paths())
-            lines += [line for line in self.known.rejects if line["path"] not in seen]
-        return sorted(lines, key=lambda line: (os.fsencode(line["path"]), line["code"], line["detail"]))
+            lines += [line for line in known.rejects if line["path"] not in seen]
+        return in_order(lines)
 
-    def _duplicate_lines(self) -> Iterator[dict[str, Any]]:
-        listing, old = self.listing, self.old
-
-        def path(row: int) -> str:
-            if row >= old:
-                return listing.names.path(row - old)
-            assert self.known is not None
-            split, record = self.known.place(row)
-            return split.source(record)
-
-        def label(row: int) -> Any:
-            if row >= old:
-                return self._readable(label_of(listing, row - old))
-            assert self.known is not None
-            split, record = self.known.place(row)
-            return self._readable(split.read(record).label)
-
-        yield from duplicate_lines(
-            self.first,
-            self.usable,
-            np.concatenate([np.zeros(old, bool), self.dropped]),
-            digest=lambda row: (
-                (self.hashed.digests[row - old] if row >= old or self.known is None else self.known.digests[row])
-                .tobytes()
-                .hex()
-            ),
-            path=path,
-            label=label,
-            earlier={} if self.known is None else self.known.duplicates,
-        )
-
-    def _readable(self, label: Any) -> Any:
-        if isinstance(label, tuple):
-            return [self.listing.classes[number] for number in label]
-        return self.listing.classes[label] if isinstance(label, int) else label
-
-    def _count(
-        self, rejects: list[dict[str, str]], duplicates: list[dict[str, Any]], splits: Mapping[str, Any]
+    def _totals(
+        self, rejects: Sequence[Mapping[str, str]], duplicates: Sequence[Mapping[str, Any]], records: int
     ) -> dict[str, Any]:
-        records = sum(shard.records for shards, _ in splits.values() for shard in shards)
+        known = self.survey.known
         dropped = sum(len(line["dropped"]) for line in duplicates)
         sources = len(rejects) + dropped + records
-        if self.known is None and sources != len(self.listing):
-            raise AssertionError(f"{len(self.listing)} sources, but {sources} accounted for; please report this")
-        done = Counter({} if self.known is None else self.known.dataset.source["done"])
+        if known is None and sources != len(self.survey.listing):
+            raise AssertionError(f"{len(self.survey.listing)} sources, but {sources} accounted for; please report this")
+        done = Counter({} if known is None else known.dataset.source["done"])
         for result in self.results:
             done.update(result.done)
         return {
             "sources": sources,
             "rejected": len(rejects),
-            "rejects": dict(sorted(Counter(line["code"] for line in rejects).items())),
+            "rejects": by_code(rejects),
             "dropped": dropped,
             "duplicates": len(duplicates),
             "conflicts": sum(line["conflict"] for line in duplicates),
@@ -474,55 +258,34 @@ class _Run:
 
     def report(self, started: float, *, dry_run: bool = False) -> Report:
         """What was done; with `dry_run`, what would be tried."""
-        splits = {name: {"records": 0, "shards": 0, "bytes": 0} for name in self.names}
-
-        def count(split: str, records: int, size: int) -> None:
-            splits[split]["records"] += records
-            splits[split]["shards"] += 1
-            splits[split]["bytes"] += size
-
-        for split in self.names:
-            for shard in self._old_shards(split):
-                count(split, shard.records, shard.bytes)
+        survey = self.survey
+        splits = {name: {"records": 0, "shards": 0, "bytes": 0} for name in survey.names}
+        old = [(split, shard.records, shard.bytes) for split in survey.names for shard in survey.old_shards(split)]
         if dry_run:
-            added = 0
-            for plan in self.plans:
-                added += len(plan.sources)
-                count(plan.split, len(plan.sources), int(self.hashed.sizes[plan.sources].sum()))
-            planned: dict[str, Any] = {
-                name: ([manifest.Shard(file="", records=s["records"], bytes=0, sha256="")], {})
-                for name, s in splits.items()
-            }
-            self.totals = self._count(self._reject_lines(), list(self._duplicate_lines()), planned)
+            sizes = survey.hashed.sizes
+            new = [(plan.split, len(plan.sources), int(sizes[plan.sources].sum())) for plan in self.plans]
         else:
-            added = sum(result.records for result in self.results)
-            for plan, result in zip(self.plans, self.results, strict=True):
-                count(plan.split, result.records, result.bytes)
+            new = [
+                (plan.split, result.records, result.bytes)
+                for plan, result in zip(self.plans, self.results, strict=True)
+            ]
+        for split, records, size in (*old, *new):
+            for name, more in (("records", records), ("shards", 1), ("bytes", size)):
+                splits[split][name] += more
+        totals = self.totals
+        if dry_run:
+            records = sum(split["records"] for split in splits.values())
+            totals = self._totals(self._reject_lines(), list(survey.duplicate_lines()), records)
         return Report(
             dataset=self.folder,
-            **self.totals,
-            ignored=dict(self.listing.ignored),
-            labels=self.listing.kind,
-            classes=len(self.listing.classes),
+            **totals,
+            ignored=dict(survey.listing.ignored),
+            labels=survey.listing.kind,
+            classes=len(survey.listing.classes),
             splits=splits,
-            added=added,
-            present=int(self.present.sum()),
-            over_budget=self.totals["rejected"] > self.config.max_bad_fraction * self.totals["sources"],
+            added=sum(records for _, records, _ in new),
+            present=int(survey.present.sum()),
+            over_budget=totals["rejected"] > survey.config.max_bad_fraction * totals["sources"],
             dry_run=dry_run,
             seconds=round(time.monotonic() - started, 3),
         )
-
-
-def _type(values: np.ndarray | Packed) -> str:
-    return index.STRING if isinstance(values, Packed) else str(values.dtype)
-
-
-def _counter(progress: Progress, stage: str, total: int | None = None) -> Callable[[int], None]:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(stage, done, total)
-
-    return count

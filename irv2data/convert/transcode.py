@@ -79,6 +79,7 @@ def transcode(data: bytes, config: ConvertConfig) -> Stored:
 
     Raises:
         RejectError: The image is not converted, with the reason; the same words in every run.
+        MemoryError: There is not enough of it; how much there may be, the caller knows.
     """
     kind = sniff(data[:SIGNATURE_BYTES])
     if kind is None:
@@ -88,10 +89,8 @@ def transcode(data: bytes, config: ConvertConfig) -> Stored:
         warnings.simplefilter("ignore")
         try:
             return _from_jpeg(data, config) if kind == "JPEG" else _from_other(kind, data, config)
-        except RejectError:
+        except (RejectError, MemoryError):
             raise
-        except MemoryError:
-            raise RejectError("out_of_memory", f"decoding the {kind} needed more memory than there is") from None
         except Exception as error:  # Pillow raises nearly every type on malformed input, so the text decides
             raise _rejected(kind, error) from error
 

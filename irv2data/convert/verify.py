@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from irv2data import index, manifest, storage
-from irv2data.convert.config import ConvertConfig
 from irv2data.convert.engines import run_local
 from irv2data.convert.folder import SHARD, has_begun
 from irv2data.convert.records import check_record, differs, row_of
@@ -185,7 +184,6 @@ def _read_shards(
         done += more
         progress(done, total)
 
-    limits = ConvertConfig()
     run_local(
         check_shard,
         (
@@ -198,8 +196,6 @@ def _read_shards(
         finished=found.__setitem__,
         progress=count,
         lost=_Task.without,
-        item_seconds=limits.decode_seconds,
-        worker_mib=limits.worker_mib,
     )
     return [problem for number in sorted(found) for problem in found[number]]
 

@@ -162,7 +162,7 @@ def write_shard(task: Task, marker: Marker) -> ShardResult:
         SourceError: `on_error` is `fail` and a source cannot be converted.
         OSError: The output cannot be written (full disk, read-only folder).
     """
-    collected: dict[str, list[object]] = {name: [] for name in index.spec(task.kind, task.types) if not _is_end(name)}
+    rows = index.Rows(task.kind, task.types)
     rejects: list[tuple[str, str, str]] = []
     done: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -187,26 +187,18 @@ def write_shard(task: Task, marker: Marker) -> ShardResult:
                 digest.update(part)
             length = sum(map(len, parts))
             place = (task.shard_number, offset, length, stored.height, stored.width, stored.code)
-            for column, value in zip(index.PLACE_COLUMNS, place, strict=True):
-                collected[column].append(value)
-            collected[index.CONTENT].append(task.rows.digests[row])
-            collected[index.FILENAME].append(record.filename)
-            if index.LABEL in collected:
-                collected[index.LABEL].append(record.label)
-            for number, extra in enumerate(record.columns.values()):
-                collected[index.stem(number)].append(extra)
+            rows.add(place, task.rows.digests[row], record.filename, record.label, record.columns.values())
             done.update(stored.done)
             offset += length
             marker.advance()
     result = ShardResult(
-        records=len(collected["offset"]),
+        records=len(rows),
         bytes=offset,
         sha256=digest.hexdigest(),
         rejects=tuple(rejects),
         done=dict(sorted(done.items())),
     )
-    arrays = to_arrays(collected, task.kind, task.types)
-    save_result(task.result, asdict(result), arrays)
+    save_result(task.result, asdict(result), rows.arrays())
     return result
 
 
@@ -253,35 +245,6 @@ def _record(task: Task, row: int, stored: Stored, sha256: str) -> schema.Record:
         sha256=sha256,
         columns={name: values[row] for name, values in task.rows.columns.items()},
     )
-
-
-def _is_end(name: str) -> bool:
-    return name.endswith(index.END)
-
-
-def to_arrays(collected: Mapping[str, Sequence[object]], kind: str, types: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rows gathered one by one into the arrays of an index.
-
-    Args:
-        collected: Name of each array that is no `_end` to one value a record.
-        kind: What a label is.
-        types: Types of the further columns.
-    """
-    arrays = {}
-    for name, (dtype, by_row) in index.spec(kind, types).items():
-        if _is_end(name):
-            continue
-        values = collected[name]
-        if by_row:
-            shape = (len(values), 32) if name == index.CONTENT else (len(values),)
-            arrays[name] = np.array(values, dtype).reshape(shape)
-        elif dtype == np.uint8:
-            packed = Packed.of(values)  # type: ignore[arg-type]
-            arrays[name], arrays[name + index.END] = packed.data, packed.ends
-        else:
-            arrays[name] = np.array([label for row in values for label in row], dtype)  # type: ignore[attr-defined]
-            arrays[name + index.END] = np.cumsum([len(row) for row in values], dtype=np.int64)  # type: ignore[arg-type]
-    return arrays
 
 
 def save_result(path: str, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 import irv2data
 from irv2data.convert import ConvertConfig, convert, verify
-from irv2data.convert.run import _Run
+from irv2data.convert.survey import Survey
 
 pytestmark = pytest.mark.usefixtures("serial")
 WHOLE = (("train", 1.0),)
@@ -184,6 +184,6 @@ def test_rows_that_only_begin_elsewhere_are_another_plan(tmp_path, table, before
             for number, row in enumerate(rows)
         ]
         config = ConvertConfig(splits=WHOLE, labels="none" if isinstance(rows[0], dict) else "classes")
-        run = _Run(str(table(lines)), str(tmp_path / "out"), config, 1, False, lambda stage, done, total: None)
-        digests.append(run.plan_digest())
+        survey = Survey(str(table(lines)), str(tmp_path / "out"), config, 1, False, lambda stage, done, total: None)
+        digests.append(survey.plan_digest())
     assert digests[0] != digests[1]

@@ -17,7 +17,7 @@ import pytest
 
 from irv2data import storage
 from irv2data.convert import ConvertConfig, convert
-from irv2data.convert.sources import list_sources, read_ahead, remote
+from irv2data.convert.sources import list_sources, read_ahead
 from irv2data.errors import InterruptedRunError, Irv2dataError, SourceError
 
 pytest.importorskip("moto.server")
@@ -27,8 +27,7 @@ SHARDS = ConvertConfig(splits=(("train", 0.6), ("validation", 0.4)), shard_mib=0
 
 
 def forget_connections() -> None:
-    storage.remote.cache_clear()
-    remote._connect.cache_clear()
+    storage._connect.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
 
 

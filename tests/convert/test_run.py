@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from irv2data import Dataset, storage
-from irv2data.convert import ConvertConfig, convert, run, writer
+from irv2data.convert import ConvertConfig, convert, run, survey, writer
 from irv2data.convert.verify import verify
 from irv2data.errors import DatasetError, InterruptedRunError, SourceError, UsageError
 
@@ -173,7 +173,7 @@ def test_a_dry_run_writes_nothing(serial, tmp_path, trouble):
 
 
 def test_a_file_that_goes_or_changes_during_the_run_is_a_reject(serial, tmp_path, small_source, trouble, monkeypatch):
-    real = run.hash_sources
+    real = survey.hash_sources
 
     def lose(listing, **rest):
         (trouble / "ant" / "03.jpg").unlink()  # after the listing
@@ -182,7 +182,7 @@ def test_a_file_that_goes_or_changes_during_the_run_is_a_reject(serial, tmp_path
         (trouble / "ant" / "09.jpg").write_bytes(b"new")
         return hashed
 
-    monkeypatch.setattr(run, "hash_sources", lose)
+    monkeypatch.setattr(survey, "hash_sources", lose)
     report = convert(trouble, tmp_path / "out", ConvertConfig(max_megapixels=0.01))
     rejects = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
     found = {reject["path"]: reject["code"] for reject in rejects}

@@ -56,3 +56,13 @@ def test_crashes_hangs_and_greed(serial, source, tmp_path):
     }
     names = {schema.decode(payload).filename.decode() for found in payloads(one).values() for payload in found}
     assert (len(names), names & BAD.keys()) == (25, set())
+
+
+def test_a_file_larger_than_a_worker_may_hold_costs_that_file(source, tmp_path):
+    mine = Path(shutil.copytree(source, tmp_path / "source"))
+    with open(mine / "ant" / "huge.jpg", "wb") as file:
+        file.write(b"\xff\xd8\xff")
+        file.truncate(4 << 30)  # sparse: it takes no room on the disk
+    report = convert(mine, tmp_path / "out", replace(CONFIG, worker_mib=128), workers=1)
+    assert (report.sources, report.rejects) == (27, {"not_an_image": 1, "out_of_memory": 1})
+    assert verify(str(tmp_path / "out"), deep=True) == []

@@ -11,7 +11,6 @@ from irv2data.convert.sources import rows, tar
 from irv2data.convert.sources.folder import has_split_folders, listing_of_paths
 from irv2data.convert.sources.listing import Listing, Places
 from irv2data.convert.sources.metadata import list_metadata
-from irv2data.convert.sources.naming import is_remote
 from irv2data.convert.sources.reading import read_ahead, read_source
 from irv2data.convert.sources.store import Store, open_store
 from irv2data.convert.sources.table import list_table
@@ -19,6 +18,7 @@ from irv2data.convert.sources.walk import Passed
 from irv2data.errors import SourceError
 from irv2data.labels import CLASS, NONE
 from irv2data.packed import Packed
+from irv2data.storage import is_remote
 
 __all__ = ["Listing", "Places", "list_folder", "list_sources", "listing_of_paths", "read_ahead", "read_source"]
 

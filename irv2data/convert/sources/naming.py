@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from irv2data.convert.rejects import RejectError
 from irv2data.convert.sniff import IMAGE_SUFFIXES
+from irv2data.storage import is_remote
 
 IMAGE = frozenset(os.fsencode(suffix) for suffix in IMAGE_SUFFIXES)
 # Never opened to look for an image: what lies beside images by the million, and what only looks like one by chance.
@@ -68,11 +69,6 @@ def are_splits(folders: Iterable[str]) -> bool:
     """Whether a folder's sub-folders are splits: nothing but names of splits, train and at least one more."""
     names = [folder.lower() for folder in folders]
     return len(names) >= 2 and SPLIT_FOLDERS.issuperset(names) and not TRAINING.isdisjoint(names)
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is a URI, to be read through fsspec."""
-    return "://" in path
 
 
 class Fence:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from irv2data.convert.rejects import RejectError
-from irv2data.convert.sources.naming import is_remote
 from irv2data.errors import SourceError, one_line
+from irv2data.storage import is_remote
 
 LOOK_AHEAD = 16  # contents held at once; a remote read is mostly waiting, so threads beyond the cores pay
 _OPEN_ARCHIVES = 16
@@ -76,6 +76,8 @@ def _outcome(root: str, name: bytes, place: Place | None) -> bytes | RejectError
         return read_source(root, name, place)
     except RejectError as error:
         return error
+    except MemoryError:
+        return RejectError("out_of_memory", "the file is larger than a worker may hold (--worker_mib)")
 
 
 def _read_file(path: bytes) -> bytes:

@@ -5,39 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, BinaryIO
 
+from irv2data import storage
 from irv2data.convert.sources.naming import IMAGE, suffix
 from irv2data.convert.sources.store import Progress
 from irv2data.convert.sources.walk import Passed
-from irv2data.errors import Irv2dataError, SourceError, one_line
+from irv2data.errors import Irv2dataError, SourceError, UsageError, one_line
 
 _PROGRESS_EVERY = 1000
 
 
-@lru_cache(maxsize=16)
-def _connect(uri: str, process: int) -> tuple[Any, str]:
-    try:
-        import fsspec
-    except ImportError as error:
-        raise _missing(uri, error) from error
-    try:
-        fs, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise _missing(uri, error) from error
-    except Exception as error:  # each file system fails with exceptions of its own
-        raise SourceError(f"{uri}: cannot be opened ({one_line(error)})") from error
-    return fs, path.rstrip("/")
-
-
 def connect(uri: str) -> tuple[Any, str]:
-    """The fsspec file system that a URI lies on and its path there, made once a process (connections do not fork).
+    """The fsspec file system that a URI lies on, and its path there.
 
     Raises:
         SourceError: A package is missing, or the file system cannot be opened.
     """
-    return _connect(uri, os.getpid())
+    try:
+        fs = storage.remote(uri)
+        return fs, fs._strip_protocol(uri).rstrip("/")
+    except UsageError as error:
+        raise SourceError(f"{uri}: {error}") from error
+    except Exception as error:  # each file system fails with exceptions of its own
+        raise SourceError(f"{uri}: cannot be opened ({one_line(error)})") from error
 
 
 def path_below(base: str, name: bytes) -> str:
@@ -119,10 +110,3 @@ class RemoteStore:
             raise
         except Exception as error:  # each file system fails with exceptions of its own
             raise SourceError(f"{path}: {what} ({one_line(error)})") from error
-
-
-def _missing(uri: str, error: Exception) -> SourceError:
-    return SourceError(
-        f"{uri}: no package that reads it is installed ({one_line(error)}); pip install 'irv2data[remote]' brings "
-        "those for s3:// and gs://"
-    )

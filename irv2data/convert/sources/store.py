@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Protocol
 
-from irv2data.convert.sources.naming import is_remote
 from irv2data.convert.sources.walk import Passed, top_folders, walk
 from irv2data.errors import SourceError
+from irv2data.storage import is_remote
 
 Progress = Callable[[int], None]
 

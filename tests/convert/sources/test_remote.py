@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from irv2data import storage
 from irv2data.convert.config import ConvertConfig
 from irv2data.convert.rejects import RejectError
-from irv2data.convert.sources import list_sources, read_ahead, read_source, reading, remote
+from irv2data.convert.sources import list_sources, read_ahead, read_source, reading
 from irv2data.errors import SourceError
 
 fsspec = pytest.importorskip("fsspec")
@@ -119,14 +120,16 @@ def test_what_is_not_there(memory):
 
 
 def test_an_unknown_protocol_names_the_remedy():
-    with pytest.raises(SourceError, match=r"^what://b: .*Protocol not known.*pip install 'irv2data\[remote\]'"):
+    with pytest.raises(SourceError, match=r"^what://b: .*pip install 'irv2data\[remote\]' \(Protocol not known"):
         listing_of("what://b")
 
 
 def test_a_missing_package_names_the_remedy(monkeypatch):
-    remote._connect.cache_clear()
+    storage._connect.cache_clear()
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(SourceError, match=r"^memory://b: no package .*; pip install 'irv2data\[remote\]'") as caught:
+    with pytest.raises(
+        SourceError, match=r"^memory://b: memory:// needs .*pip install 'irv2data\[remote\]' \("
+    ) as caught:
         listing_of("memory://b")
     assert "\n" not in str(caught.value)
 
