@@ -234,8 +234,8 @@ def _lowest(channel: Image.Image) -> int:
 def resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float] | None = None) -> Image.Image:
     """The image at another size, antialiased.
 
-    With a triangle as the kernel, in half of Lanczos' time, which was more than all the rest of shrinking a photograph:
-    the network's 299x299 view is then 40.4 instead of 42.1 dB from the unshrunk image's, and a file 9 % smaller.
+    With Lanczos' kernel: cheaper ones save time once, at conversion, and cost what the network sees 1 dB or more for
+    ever (docs/design-notes.md has the figures).
 
     Args:
         image: The image.
@@ -245,4 +245,4 @@ def resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float] |
     edge = box or image.size
     if size == edge:
         return image
-    return image.resize(size, Image.Resampling.BILINEAR, (0, 0, *edge), reducing_gap=3.0)
+    return image.resize(size, Image.Resampling.LANCZOS, (0, 0, *edge), reducing_gap=3.0)

@@ -192,6 +192,7 @@ def _serve(connection: multiprocessing.connection.Connection, state: MutableSequ
     marker = Marker(state)
     with suppress(EOFError, OSError):  # the parent is gone, or wants no more
         connection.send_bytes(READY)
+        _silence()
         pickled = connection.recv_bytes()
         try:
             function = pickle.loads(pickled)
@@ -212,6 +213,13 @@ def _serve(connection: multiprocessing.connection.Connection, state: MutableSequ
             if kind == RESULT and _address_space() - before > worker_mib << 19:
                 kind = LAST
             connection.send_bytes(kind + answer)
+
+
+def _silence() -> None:
+    """Sends away what decoders' C libraries print about the files of strangers; errors travel through the pipe."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _answer(function: Callable[[Any, Marker], Any], pickled: bytes, marker: Marker) -> tuple[bytes, bytes]:

@@ -426,3 +426,9 @@ def test_a_function_that_workers_cannot_import_is_an_error(tmp_path):
     output, errors = parent.communicate(timeout=PATIENCE)
     assert output == ""
     assert errors.splitlines()[-1].startswith("AttributeError: Can't get attribute 'function'")
+
+
+def test_what_decoders_print_is_not_shown(run, tasks, capfd):
+    results, losses, _ = run([tasks.Work(items=("print_noise", ""))])
+    assert (results[0].fates, losses) == (("done", "done"), [])
+    assert capfd.readouterr().err == ""
