@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import shutil
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,6 +241,17 @@ def png_of(size: tuple[int, int]) -> bytes:
     return out.getvalue()
 
 
+def short_png(record: schema.Record) -> bytes:
+    """A PNG of the record's size whose data ends after a row; decoders leave the others black and say nothing."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", record.width, record.height, 8, 2, 0, 0, 0)
+    row = zlib.compress(bytes(1 + 3 * record.width))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+
+
 def with_image(encoded: bytes):
     return lambda record: replace(record, encoded=encoded, sha256=hashlib.sha256(encoded).hexdigest())
 
@@ -253,6 +266,7 @@ def with_image(encoded: bytes):
         (with_image(b"no image"), "the image is no image, neither JPEG nor PNG"),
         (lambda r: with_image(r.encoded[: len(r.encoded) * 2 // 3])(r), "the image cannot be decoded ("),
         (lambda r: replace(with_image(png_of((r.width, r.height)))(r), format="JPEG"), "is PNG, recorded as JPEG"),
+        (lambda r: replace(with_image(short_png(r))(r), format="PNG"), "the image cannot be decoded (truncated"),
         (lambda r: replace(r, filename=b"x", format="GIF"), "is {format}, recorded as GIF"),
     ],
 )
