@@ -41,7 +41,9 @@ def speed(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     with tempfile.TemporaryDirectory(prefix="irv2data-bench-") as place:
         folder = Path(place, "photographs")
-        size = write_photographs(folder, sources(options.images), files=options.files, copies=options.copies)
+        size = write_photographs(
+            folder, sources(options.images), files=options.files, copies=options.copies, median=options.long_side
+        )
         files = options.files * options.copies
         # Once each, so that no round pays for cold files; the decode also says how far its threads run in parallel.
         child("decode", str(folder), "1")
@@ -61,6 +63,7 @@ def speed(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "max_short_side": short,
             "files": files,
             "mean_bytes": round(size / files),
+            "median_long_side": options.long_side,
             "rounds": len(rounds),
             "convert_images_per_second": spread(files / each[name]["wall"] for each in rounds),
             "decode_images_per_second": spread(files / each["decode"]["wall"] for each in rounds),
@@ -284,11 +287,14 @@ def main() -> int:
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(_CHILDREN[sys.argv[2]](*sys.argv[3:])))
         return 0
+    from benchmarks.photos import MEDIAN
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"of {', '.join(_BENCHMARKS)}; all if none")
     parser.add_argument("--images", help="folder of photographs to cut from, instead of those that pip has")
     parser.add_argument("--files", type=int, default=1000, help="photographs to encode (default: %(default)s)")
     parser.add_argument("--copies", type=int, default=12, help="of each, with another comment (default: %(default)s)")
+    parser.add_argument("--long_side", type=int, default=MEDIAN, help="their median, in pixels (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="measured (default: %(default)s)")
     parser.add_argument("--counts", type=int, nargs=2, default=(100_000, 1_000_000), help="files of `listing`")
     parser.add_argument("--record", help="file that the figures are appended to as JSON lines")

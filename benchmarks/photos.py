@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 SHORTEST, LONGEST = 180, 3000  # of long sides, in pixels
-_MEDIAN, _SPREAD = 680, 0.64  # of the log-normal distribution of long sides
+MEDIAN, _SPREAD = 680, 0.64  # of the log-normal distribution of long sides
 _SOURCES = (
     "skimage:astronaut.png",
     "skimage:chelsea.png",
@@ -54,7 +54,9 @@ def sources(images: str | None = None) -> list[Path]:
     return found
 
 
-def write_photographs(folder: Path, paths: Sequence[Path], *, files: int, copies: int = 1, seed: int = 0) -> int:
+def write_photographs(
+    folder: Path, paths: Sequence[Path], *, files: int, copies: int = 1, seed: int = 0, median: int = MEDIAN
+) -> int:
     """Writes `folder/class-N/*.jpg`, baseline, and returns their bytes in all.
 
     Args:
@@ -64,19 +66,20 @@ def write_photographs(folder: Path, paths: Sequence[Path], *, files: int, copies
         copies: How often to write each, told apart by a comment: no two files are equal, and all but the first copy
             have metadata to remove, as nearly every photograph has.
         seed: Of sizes and places.
+        median: Of long sides, in pixels.
     """
-    shares = [(folder, path, range(number, files, len(paths)), copies, seed) for number, path in enumerate(paths)]
+    shares = [(folder, path, range(number, files, len(paths)), copies, seed, median) for number, path in enumerate(paths)]
     with ProcessPoolExecutor() as pool:
         return sum(pool.map(_write, *zip(*shares, strict=True)))
 
 
-def _write(folder: Path, path: Path, numbers: range, copies: int, seed: int) -> int:
+def _write(folder: Path, path: Path, numbers: range, copies: int, seed: int, median: int) -> int:
     written = 0
     with Image.open(path) as opened:
         pixels = np.asarray(opened.convert("RGB"))
     for number in numbers:
         rng = np.random.default_rng((seed, number))
-        encoded = _encode(_cut(pixels, rng), quality=int(rng.integers(56, 84)))
+        encoded = _encode(_cut(pixels, rng, median), quality=int(rng.integers(56, 84)))
         for copy in range(copies):
             target = folder / f"class-{number % 10}" / f"{number:06d}-{copy}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +89,8 @@ def _write(folder: Path, path: Path, numbers: range, copies: int, seed: int) -> 
     return written
 
 
-def _cut(pixels: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    long = float(np.clip(np.exp(rng.normal(np.log(_MEDIAN), _SPREAD)), SHORTEST, LONGEST))
+def _cut(pixels: np.ndarray, rng: np.random.Generator, median: int) -> Image.Image:
+    long = float(np.clip(np.exp(rng.normal(np.log(median), _SPREAD)), SHORTEST, max(LONGEST, 2 * median)))
     aspect = np.exp(rng.uniform(-np.log(1.8), np.log(1.8)))
     width, height = round(long * min(1, aspect)), round(long * min(1, 1 / aspect))
     # About as sharp as photographs on the web, at 0.13 bytes a pixel and a fifth more.
