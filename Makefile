@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 # The lock covers every Python pyproject.toml allows, whichever Python runs this.
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --custom-compile-command "make lock"
 
-.PHONY: help venv demo test lint test-oldest bench bench-convert lock clean
+.PHONY: bench-loaders help venv demo test lint test-oldest bench bench-convert lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,13 @@ bench: venv ## benchmarks
 
 bench-convert: venv ## conversion: speed beside libjpeg-turbo, memory, a million files; ten minutes on an idle machine
 	"$(VENV)/bin/python" -m benchmarks.conversion
+
+bench-loaders: export TF_CPP_MIN_LOG_LEVEL := 2
+bench-loaders: venv ## the pipeline beside other loaders, which it installs (2 GB); half an hour on an idle machine
+	"$(VENV)/bin/python" -m benchmarks.peers install
+	"$(VENV)/bin/python" -m benchmarks.loaders
+	"$(VENV)/bin/python" -m benchmarks.pipeline
+	"$(VENV)/bin/python" -m benchmarks.plan
 
 # The dev extra is in each, so that the tests can run beside io and beam as well.
 lock: ## resolve requirements/*.txt anew (needs uv)

@@ -158,11 +158,9 @@ def family(pid: int) -> list[int]:
     """A process and all its descendants."""
     found = [pid]
     for number in found:
-        for path in Path(f"/proc/{number}/task").glob("*/children"):
-            try:
+        with suppress(OSError):  # it has just ended
+            for path in Path(f"/proc/{number}/task").glob("*/children"):
                 found += [int(word) for word in path.read_text().split()]
-            except OSError:  # it has just ended
-                continue
     return found
 
 

@@ -68,7 +68,9 @@ def write_photographs(
         seed: Of sizes and places.
         median: Of long sides, in pixels.
     """
-    shares = [(folder, path, range(number, files, len(paths)), copies, seed, median) for number, path in enumerate(paths)]
+    shares = [
+        (folder, path, range(number, files, len(paths)), copies, seed, median) for number, path in enumerate(paths)
+    ]
     with ProcessPoolExecutor() as pool:
         return sum(pool.map(_write, *zip(*shares, strict=True)))
 

@@ -15,7 +15,7 @@ from typing import Any
 from irv2data.errors import EXIT_DONE, UsageError
 from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
-from irv2data.pipeline.config import FITS, PipelineConfig
+from irv2data.pipeline.config import FITS, LETTERBOX, PipelineConfig
 
 from .common import add_json, parse_size, print_json, table
 from .quiet import load_tensorflow, reading
@@ -93,7 +93,10 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
     for height, width in pipeline.plan.canvases:  # trace before the clock runs
         shape = (pipeline.config.batch_size, height, width, 3)
         box = np.tile(np.array([0, 0, height, width], np.float32), (shape[0], 1))
-        finish({"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "flip": tf.zeros(shape[:1], tf.uint8)})
+        drawn = {"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "size": tf.cast(box[:, 2:], tf.int32)}
+        if pipeline.config.fit == LETTERBOX:
+            drawn["fitted"] = tf.tile(tf.constant([[0, 0, *pipeline.config.image_size]]), (shape[0], 1))
+        finish({**drawn, "flip": tf.zeros(shape[:1], tf.uint8)})
 
     def host(inputs: dict[str, Any]) -> None:
         del inputs  # the batch is there; nothing more to do

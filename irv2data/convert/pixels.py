@@ -252,9 +252,7 @@ def _lanczos() -> Callable[[Image.Image, tuple[int, int], tuple[float, float]], 
     try:
         import cykooz_resizer as fast  # not at the top: unneeded where nothing is shrunk
     except ImportError:
-        return lambda image, size, edge: image.resize(
-            size, Image.Resampling.LANCZOS, (0, 0, *edge), reducing_gap=3.0
-        )
+        return lambda image, size, edge: image.resize(size, Image.Resampling.LANCZOS, (0, 0, *edge), reducing_gap=3.0)
     algorithm = fast.ResizeAlg.convolution(fast.FilterType.lanczos3)
     resizer = fast.Resizer()
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from irv2data.device.resample import preprocess
-from irv2data.pipeline.config import DRAWS, OutputSpec
+from irv2data.pipeline.config import DRAWS, LETTERBOX, NATIVE, OutputSpec
 
 
 @keras.saving.register_keras_serializable("irv2data")
@@ -21,10 +21,11 @@ class Preprocess(keras.layers.Layer):
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: A dict with at least `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4] and `flip` bool or uint8 [B].
+        inputs: A dict with at least `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4] and `flip` bool or uint8 [B];
+            `fitted` or `size` as `preprocess` needs them; or `image` float32 [B, h, w, 3] instead.
 
     Returns:
-        [B, h, w, 3] of the output's dtype in [-1, 1].
+        [B, h, w, 3] of the output's dtype in [-1, 1]; `native`: [B, H, W, 3].
     """
 
     def __init__(self, output: OutputSpec | dict[str, Any], **kwargs: Any):
@@ -35,14 +36,26 @@ class Preprocess(keras.layers.Layer):
         self.output_spec = output
 
     @staticmethod
-    def inputs() -> dict[str, Any]:
+    def inputs(output: OutputSpec | None = None, *, finished: bool = False) -> dict[str, Any]:
         """Symbolic inputs for a functional model: every key of `Pipeline.for_fit`'s inputs.
 
         All of them, read or not, because a functional model matches the values of a dict by position.
+
+        Args:
+            output: `pipeline.output`; needed for `letterbox`, and with `finished`.
+            finished: The pipeline resizes on the host.
         """
-        return {
+        pixels: dict[str, Any] = {
             "canvas": keras.Input((None, None, 3), dtype="uint8", name="canvas"),
             "box": keras.Input((4,), dtype="float32", name="box"),
+        }
+        if finished:
+            size = (None, None) if output is None or output.fit == NATIVE else output.image_size
+            pixels = {"image": keras.Input((*size, 3), dtype="float32", name="image")}
+        if output is not None and output.fit == LETTERBOX:
+            pixels["fitted"] = keras.Input((4,), dtype="int32", name="fitted")
+        return {
+            **pixels,
             "size": keras.Input((2,), dtype="int32", name="size"),
             "flip": keras.Input((), dtype="bool", name="flip"),
             "draws": keras.Input((DRAWS,), dtype="float32", name="draws"),
@@ -56,16 +69,19 @@ class Preprocess(keras.layers.Layer):
             ValueError: The boxes are no longer float32. A subclassed model under a mixed precision policy rounds its
                 inputs before any layer sees them, and a box to half a pixel; give such a model `autocast=False`.
         """
-        if inputs["box"].dtype != tf.float32:
+        exact = "image" if "image" in inputs else "box"
+        if inputs[exact].dtype != tf.float32:
             raise ValueError(
-                f"box must be float32, got {inputs['box'].dtype.name}: the model around Preprocess casts its inputs; "
-                "make it with autocast=False"
+                f"{exact} must be float32, got {inputs[exact].dtype.name}: the model around Preprocess casts its "
+                "inputs; make it with autocast=False"
             )
         return preprocess(inputs, self.output_spec)
 
     def compute_output_spec(self, inputs: dict[str, Any]) -> keras.KerasTensor:
         """Shape and dtype of the result, without running it."""
-        shape = (inputs["canvas"].shape[0], *self.output_spec.image_size, 3)
+        pixels = inputs["image"] if "image" in inputs else inputs["canvas"]
+        size = pixels.shape[1:3] if self.output_spec.fit == NATIVE else self.output_spec.image_size
+        shape = (pixels.shape[0], *size, 3)
         return keras.KerasTensor(shape, dtype=self.output_spec.dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -12,11 +12,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from irv2data.pipeline.config import OutputSpec
+from irv2data.pipeline.config import LETTERBOX, NATIVE, OutputSpec
 
 
 def axis_weights(
-    start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor | None, *, output: int, length: tf.Tensor, antialias: bool
+    start: tf.Tensor,
+    extent: tf.Tensor,
+    flip: tf.Tensor | None,
+    *,
+    output: int,
+    length: tf.Tensor,
+    antialias: bool,
+    fitted: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> tf.Tensor:
     """How much each of `length` input pixels adds to each of `output` output pixels, along one axis.
 
@@ -32,25 +39,39 @@ def axis_weights(
         output: Number of output pixels.
         length: int32 [], number of input pixels.
         antialias: Widen the kernel when shrinking.
+        fitted: Where, among the output pixels, the box is put, and how long it is there: two of int32 [B]; None for
+            all of them. The others get nothing.
 
     Returns:
-        float32 [B, output, length]; each row sums to 1.
+        float32 [B, output, length]; each row sums to 1, or (outside of `fitted`) to 0.
     """
-    steps = (tf.range(output, dtype=tf.float32) + 0.5) / output
+    first, count = (0.0, float(output)) if fitted is None else (tf.cast(part[:, None], tf.float32) for part in fitted)
+    # [1 or B, output]: how far each output pixel is along the box.
+    steps = (tf.range(output, dtype=tf.float32)[None] + 0.5 - first) / count
     if flip is not None:
         steps = tf.where(tf.cast(flip, tf.bool)[:, None], 1.0 - steps, steps)
     start, extent = start[:, None], extent[:, None]
     centre = start + steps * extent
-    radius = tf.maximum(extent / output, 1.0) if antialias else tf.ones_like(extent)
+    radius = tf.maximum(extent / count, 1.0) if antialias else tf.ones_like(extent)
     pixel = tf.range(length, dtype=tf.float32)
     kernel = tf.nn.relu(1.0 - tf.abs(pixel + 0.5 - centre[..., None]) / radius[..., None])
     inside = tf.clip_by_value(tf.minimum(pixel + 1.0, start + extent) - tf.maximum(pixel, start), 0.0, 1.0)
     weights = kernel * inside[:, None, :]
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+    total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+    if fitted is None:
+        return weights / total
+    there = ((steps > 0.0) & (steps < 1.0))[..., None]
+    return tf.where(there, weights / tf.where(there, total, 1.0), 0.0)
 
 
 def resample(
-    canvas: tf.Tensor, box: tf.Tensor, flip: tf.Tensor | None, image_size: tuple[int, int], *, antialias: bool = True
+    canvas: tf.Tensor,
+    box: tf.Tensor,
+    flip: tf.Tensor | None,
+    image_size: tuple[int, int],
+    *,
+    antialias: bool = True,
+    fitted: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Crops, resizes and mirrors every image of a batch.
 
@@ -62,14 +83,20 @@ def resample(
         flip: bool (or 0 and 1) [B], mirror left to right; None for never.
         image_size: Height and width (h, w) of the result in pixels.
         antialias: Widen the kernel when shrinking.
+        fitted: int32 [B, 4], y, x, height, width of the part of the result that the box is put on; None for all of it.
 
     Returns:
-        float32 [B, h, w, C], in the value range of `canvas`.
+        float32 [B, h, w, C], in the value range of `canvas`; 0 outside of `fitted`.
     """
     shape = tf.shape(canvas)
     y, x, height, width = tf.unstack(tf.cast(box, tf.float32), axis=1)
-    rows = axis_weights(y, height, None, output=image_size[0], length=shape[1], antialias=antialias)
-    columns = axis_weights(x, width, flip, output=image_size[1], length=shape[2], antialias=antialias)
+    on_rows = on_columns = None
+    if fitted is not None:
+        on_rows, on_columns = (fitted[:, 0], fitted[:, 2]), (fitted[:, 1], fitted[:, 3])
+    rows = axis_weights(y, height, None, output=image_size[0], length=shape[1], antialias=antialias, fitted=on_rows)
+    columns = axis_weights(
+        x, width, flip, output=image_size[1], length=shape[2], antialias=antialias, fitted=on_columns
+    )
     pixels = tf.cast(canvas, tf.float32)
     # Rows first: with [H, W * C] as the matrix the larger of the two products needs no transposition.
     pixels = tf.einsum("bhH,bHWc->bhWc", rows, pixels)
@@ -81,12 +108,46 @@ def preprocess(batch: Mapping[str, Any], output: OutputSpec) -> tf.Tensor:
     """The images of a batch as Inception-ResNet-v2 takes them; call it inside the training step.
 
     Args:
-        batch: A batch of `irv2data.Pipeline`: `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4], `flip` bool [B].
+        batch: A batch of `irv2data.Pipeline`: `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4], `flip` bool [B], and
+            `fitted` int32 [B, 4] or `size` int32 [B, 2] for `letterbox` or `native`; or `image` float32 [B, h, w, 3],
+            finished by the host, which is only cast.
         output: `pipeline.output`.
 
     Returns:
         [B, h, w, 3] of `output.dtype` in [-1, 1], the range of
-        `keras.applications.inception_resnet_v2.preprocess_input`.
+        `keras.applications.inception_resnet_v2.preprocess_input`. `native`: [B, H, W, 3], 0 outside the image, which is
+        what a convolution pads with.
     """
-    pixels = resample(batch["canvas"], batch["box"], batch["flip"], output.image_size, antialias=output.antialias)
+    if "image" in batch:
+        return tf.cast(batch["image"], output.dtype)
+    if output.fit == NATIVE:
+        inside = valid(batch["size"], tf.shape(batch["canvas"]))
+        return tf.cast((tf.cast(batch["canvas"], tf.float32) / 127.5 - 1.0) * inside, output.dtype)
+    fitted = batch["fitted"] if output.fit == LETTERBOX else None
+    pixels = resample(
+        batch["canvas"], batch["box"], batch["flip"], output.image_size, antialias=output.antialias, fitted=fitted
+    )
+    if fitted is not None and output.pad_value:
+        inside = valid(fitted[:, 2:], tf.shape(pixels), fitted[:, :2])
+        pixels += output.pad_value * (1.0 - inside)
     return tf.cast(pixels / 127.5 - 1.0, output.dtype)
+
+
+def valid(size: tf.Tensor, shape: tf.Tensor, start: tf.Tensor | None = None) -> tf.Tensor:
+    """1 where an image is and 0 around it.
+
+    Args:
+        size: int32 [B, 2], its height and width.
+        shape: int32 [4], of which H and W are used.
+        start: int32 [B, 2], its first row and column; None for 0.
+
+    Returns:
+        float32 [B, H, W, 1].
+    """
+    axes = []
+    for axis in (0, 1):
+        pixel = tf.range(shape[1 + axis])[None]
+        if start is not None:
+            pixel -= start[:, axis, None]
+        axes.append(tf.cast((pixel >= 0) & (pixel < size[:, axis, None]), tf.float32))
+    return axes[0][:, :, None, None] * axes[1][:, None, :, None]

@@ -6,53 +6,163 @@ padding, stacking and the copy into the batch are a single operation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import tensorflow as tf
 
 from irv2data import schema
+from irv2data.pipeline import host
+from irv2data.pipeline.config import LETTERBOX, NATIVE, PipelineConfig
 from irv2data.pipeline.decode import decode_window
+from irv2data.pipeline.distribute import Share
 from irv2data.pipeline.read import read_records
 
-# What goes to the device with the canvas; the rest of a plan says how to decode and stays behind.
-CARRIED = ("box", "size", "flip", "draws", "label", "record", "weight")
+# What goes to the device beside the pixels; the rest of a plan says how to decode and stays behind.
+CARRIED = ("size", "flip", "draws", "label", "record", "weight")
+
+# What is needed to read one image, to decode it, and to finish it.
+_PLACE, _HOW, _FINISH = ("shard", "offset"), ("format", "scale", "crop", "reduce"), ("box", "output", "flip")
 
 
-def decode_chunk(
-    plan: dict[str, tf.Tensor], paths: tf.Tensor, *, key: str = schema.ENCODED, columns: tuple[str, ...] = ()
-) -> tf.data.Dataset:
-    """A dataset of one element: the finished chunk.
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """Makes chunks; what is the same for all of them.
 
-    Args:
-        plan: The fields of `plan.Batches` for one chunk, each with the leading dimension N; `canvas` int32 [2].
-            Filler stands at the end.
+    Attributes:
         paths: string [S], the split's shards.
+        config: The pipeline's options.
+        on_host: Images are resized here, not on the device.
+        share: Whose rows, and in how many chunks.
         key: Key of the compressed image in a record.
-        columns: Names of further columns to carry along.
-
-    Returns:
-        A dataset of one dict: `canvas` uint8 [N, H, W, 3], zero outside each image, and the `CARRIED` fields and
-        `columns`. Iterating it raises what `read_records` raises.
     """
-    count = tf.shape(plan["record"])[0]
+
+    paths: tf.Tensor
+    config: PipelineConfig
+    on_host: bool
+    share: Share
+    key: str = schema.ENCODED
+
+    @property
+    def varies(self) -> bool:
+        """Whether batches differ in their number of images."""
+        return self.config.max_pixels_per_batch is not None
+
+    @property
+    def dtype(self) -> tf.DType:
+        """Of the pixels."""
+        return tf.float32 if self.on_host else tf.uint8
+
+    def make(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One chunk in one go: from its plan, as for `stack`, to what `finish` gives; raises what `images` raises."""
+        rows, number = real_rows(plan)
+        return self.finish(plan, self.stack(plan, self.images(rows), number))
+
+    def cut(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The rows of a chunk that are its own, where batches differ in size; all of them where they do not."""
+        if not self.varies:
+            return plan
+        rows = -(-plan["rows"] // self.share.chunks)
+        whole = ("canvas", "rows")
+        return {name: value if name in whole else value[:rows] for name, value in plan.items()}
+
+    def images(self, plan: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        """The pictures of some rows, none of them filler, as they go onto a canvas or, resized here, into a batch.
+
+        Args:
+            plan: The fields of `planned.Batches`, [M, ..].
+
+        Returns:
+            A dataset of uint8 or (with `on_host`) float32 [h, w, 3]. Iterating it raises what `read_records` raises,
+            and `tf.errors.InvalidArgumentError` where an image cannot be decoded.
+        """
+        how = tf.data.Dataset.from_tensor_slices(tuple(plan[name] for name in (*_HOW, *_FINISH)))
+        encoded = read_records(self.paths, plan["shard"], plan["offset"], self.key)
+        return tf.data.Dataset.zip((encoded, how)).map(self._image)
+
+    def stack(self, plan: dict[str, tf.Tensor], images: tf.data.Dataset, number: tf.Tensor) -> tf.Tensor:
+        """The pictures of a chunk in one tensor, filler behind them.
+
+        Args:
+            plan: The fields of `planned.Batches` for one chunk, each [N, ..]; `canvas` int32 [2].
+            images: One for each of the first rows; those without are filler.
+            number: int32 [], how many there are.
+
+        Returns:
+            uint8 or (with `on_host`) float32 [N, H, W, 3], zero outside each image.
+        """
+        count = tf.cast(tf.shape(plan["record"])[0], tf.int64)
+        same = None not in self._static  # all of one size: nothing to pad, and padding would clear the memory first
+        shape = tf.concat([self.height_and_width(plan), [3]], axis=0)
+        blank = tf.zeros(shape if same else [1, 1, 3], self.dtype)
+        filler = tf.data.Dataset.from_tensors(blank).repeat(count - tf.cast(number, tf.int64))
+        # One worker a chunk, hence no parallelism of its own; one element, hence nothing is left over to lose.
+        every = images.concatenate(filler)
+        stacked = every.batch(count) if same else every.padded_batch(count, padded_shapes=tf.cast(shape, tf.int64))
+        return stacked.get_single_element()
+
+    def finish(self, plan: dict[str, tf.Tensor], pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The finished chunk: its pixels as `stack` gives them, and what goes along.
+
+        Returns:
+            `canvas` uint8 [N, H, W, 3] and `box` float32 [N, 4]; or (`on_host`) `image` float32 [N, h, w, 3]; `fitted`
+            int32 [N, 4] for `letterbox`; the `CARRIED` fields and the columns.
+        """
+        pixels = tf.ensure_shape(pixels, [plan["record"].shape[0], *self._static, 3])
+        carried = {name: plan[name] for name in (*CARRIED, *self.config.columns)}
+        if self.varies and self.share.chunks > 1:
+            carried["rows"] = plan["rows"]  # for `join`
+        if self.config.fit == LETTERBOX:
+            carried["fitted"] = tf.concat([self._margin(plan["output"]), plan["output"]], axis=1)
+        if self.on_host:
+            return {"image": pixels, **carried, "size": plan["output"]}
+        box = plan["box"]
+        if self.config.fit == NATIVE:  # resized already: all of the picture is wanted
+            box = tf.concat([tf.zeros_like(box[:, :2]), tf.cast(plan["size"], tf.float32)], axis=1)
+        return {"canvas": pixels, "box": box, **carried}
+
+    def height_and_width(self, plan: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Of the chunk's pixels: int32 [2]."""
+        return plan["canvas"] if None in self._static else tf.constant(self.config.image_size)
+
+    def join(self, chunks: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Several chunks [C, N, ..] of one replica's batch into [B, ..]; filler that evened them out is cut off."""
+        size = chunks["rows"][0] if self.varies else self.share.size
+
+        def joined(value: tf.Tensor) -> tf.Tensor:
+            rows = tf.reshape(value, tf.concat([[-1], tf.shape(value)[2:]], 0))[:size]
+            return tf.ensure_shape(rows, [None if self.varies else size, *value.shape[2:]])
+
+        return {name: joined(value) for name, value in chunks.items() if name != "rows"}
+
+    def _image(self, encoded: tf.Tensor, how: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        window = decode_window(encoded, *how[: len(_HOW)])
+        box, output, flip = how[len(_HOW) :]
+        config = self.config
+        if not self.on_host and config.fit != NATIVE:
+            return window
+        if config.flips:
+            window, box = host.mirror(window, box, flip)
+        if config.fit == NATIVE:
+            pixels = host.native(window, box, output, antialias=config.antialias)
+            return host.normalize(pixels) if self.on_host else pixels
+        pixels = host.normalize(host.resize_box(window, box, output, antialias=config.antialias))
+        if config.fit == LETTERBOX:
+            before = self._margin(output)
+            after = tf.constant(config.image_size) - output - before
+            margins = tf.concat([tf.stack([before, after], axis=1), [[0, 0]]], axis=0)
+            pixels = tf.pad(pixels, margins, constant_values=host.normalize(tf.constant(config.pad_value)))
+        return pixels
+
+    def _margin(self, output: tf.Tensor) -> tf.Tensor:
+        """Above and left of a letterboxed picture: int32 [.., 2]."""
+        return (tf.constant(self.config.image_size) - output) // 2
+
+    @property
+    def _static(self) -> tuple[int | None, ...]:
+        return self.config.image_size if self.on_host and self.config.fit != NATIVE else (None, None)
+
+
+def real_rows(plan: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """The rows of a chunk before its filler, of the fields that say how to make an image; and their number."""
     real = tf.math.count_nonzero(plan["record"] >= 0, dtype=tf.int32)
-    how = tf.data.Dataset.from_tensor_slices(tuple(plan[name][:real] for name in ("format", "scale", "crop", "reduce")))
-    encoded = read_records(paths, plan["shard"][:real], plan["offset"][:real], key)
-    images = tf.data.Dataset.zip((encoded, how)).map(lambda image, how: decode_window(image, *how))
-    filler = tf.data.Dataset.from_tensors(tf.zeros([1, 1, 3], tf.uint8)).repeat(tf.cast(count - real, tf.int64))
-    shape = tf.cast(tf.concat([plan["canvas"], [3]], axis=0), tf.int64)
-    batched = images.concatenate(filler).padded_batch(tf.cast(count, tf.int64), padded_shapes=shape)
-
-    def finish(canvas: tf.Tensor) -> dict[str, tf.Tensor]:
-        canvas = tf.ensure_shape(canvas, [plan["record"].shape[0], None, None, 3])
-        return {"canvas": canvas, **{name: plan[name] for name in (*CARRIED, *columns)}}
-
-    return batched.map(finish)
-
-
-def join_chunks(chunks: dict[str, tf.Tensor], size: int) -> dict[str, tf.Tensor]:
-    """Several chunks [C, N, ..] of one replica's batch into [size, ..]; filler that evened them out is cut off."""
-
-    def join(value: tf.Tensor) -> tf.Tensor:
-        rows = tf.reshape(value, tf.concat([[-1], tf.shape(value)[2:]], 0))[:size]
-        return tf.ensure_shape(rows, [size, *value.shape[2:]])
-
-    return {name: join(value) for name, value in chunks.items()}
+    return {name: plan[name][:real] for name in ("record", *_PLACE, *_HOW, *_FINISH)}, real

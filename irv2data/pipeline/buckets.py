@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 GRID = 16  # canvas heights are multiples of it
+_SIDES = 32  # heights, and widths, that `choose_shapes` tries
 
 
 def canvas_of_level(level: int, output: tuple[int, int]) -> tuple[int, int]:
@@ -67,28 +69,86 @@ def choose_canvases(
     return tuple(canvas_of_level(level, output) for level in reversed(chosen))
 
 
-def group(sizes: np.ndarray, canvases: tuple[tuple[int, int], ...], batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Groups a window of whole batches by canvas; what a canvas has left over moves to the next larger one.
+def choose_shapes(sizes: np.ndarray, count: int, largest: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """The ladder of at most `count` canvases of any aspect that pads the given sizes about least.
+
+    For images that keep their own shapes: portraits and landscapes on square canvases would be a third padding. To
+    choose k shapes of many is a facility location problem; they are added one by one, each where it saves most, and
+    then exchanged one by one as long as that helps (Teitz and Bart, 1968).
 
     Args:
-        sizes: int [batches * batch, 2], what each record needs, in the window's order.
-        canvases: Shapes from small to large; the largest holds every size.
-        batch: Records a batch.
+        sizes: int [N, 2], heights and widths to hold, N >= 1.
+        count: Most canvases to use.
+        largest: int [2], what the largest canvas has to hold.
 
     Returns:
-        order: int64 [batches, batch], positions in the window, each exactly once.
-        canvas: int64 [batches], which canvas each batch uses.
+        Canvas shapes (height, width) by rising area; the last one holds every size.
     """
-    fits = np.stack([(sizes[:, 0] <= height) & (sizes[:, 1] <= width) for height, width in canvases], axis=1)
-    bucket = fits.argmax(axis=1)
-    rows, used = [], []
+    cells, counts = np.unique(-(-sizes // GRID), axis=0, return_counts=True)
+    top = np.maximum(cells.max(axis=0), -(-largest // GRID))
+    heights, widths = (_spread(np.unique(cells[:, axis])) for axis in (0, 1))
+    shapes = np.array([(height, width) for height in heights for width in widths])
+    # cost[n][s]: pixels (in cells) of size n on shape s.
+    cost = np.where((cells[:, None] <= shapes).all(axis=2), shapes.prod(axis=1).astype(float), np.inf)
+    on_top = np.full(len(cells), float(top.prod()))
+
+    def saved_beside(others: list[int]) -> np.ndarray:
+        """Pixels that each shape would save beside these."""
+        least = np.minimum(on_top, cost[:, others].min(axis=1, initial=np.inf))
+        return np.asarray(counts @ np.maximum(least[:, None] - cost, 0))
+
+    chosen: list[int] = []
+    while len(chosen) < count - 1 and (saved := saved_beside(chosen)).max() > 0:
+        chosen.append(int(saved.argmax()))
+    exchanged = True
+    while exchanged:
+        exchanged = False
+        for place, shape in enumerate(chosen):
+            saved = saved_beside(chosen[:place] + chosen[place + 1 :])
+            if saved.max() > saved[shape]:
+                chosen[place], exchanged = int(saved.argmax()), True
+    for shape in list(chosen):  # what others took everything from
+        others = [other for other in chosen if other != shape]
+        chosen = others if saved_beside(others)[shape] <= 0 else chosen
+    found = {tuple((shapes[shape] * GRID).tolist()) for shape in chosen} | {tuple((top * GRID).tolist())}
+    # Of equal areas one would do for `group`, but neither need hold what the other does: both stay.
+    return tuple(sorted(found, key=lambda shape: (shape[0] * shape[1], shape)))
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """At most `_SIDES` of some sorted values, the first and the last among them."""
+    return values[np.unique(np.linspace(0, len(values) - 1, _SIDES).round().astype(int))]
+
+
+def group(
+    sizes: np.ndarray, canvases: tuple[tuple[int, int], ...], batches: Sequence[int]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Groups a window by canvas; each of those that a canvas has left over moves to the next larger that holds it.
+
+    Args:
+        sizes: int [M, 2], what each record needs, in the window's order.
+        canvases: Shapes by rising area; the last one holds every size.
+        batches: For each canvas, how many records a batch has.
+
+    Returns:
+        rows: For each batch, its positions in the window, int64 [B].
+        canvas: int64 [number of batches], which canvas each batch uses.
+        left: int64 [L], the positions in no batch: fewer than a batch of the last canvas.
+    """
+    shapes = np.array(canvases)
+    fits = np.asarray((sizes[:, None] <= shapes).all(axis=2))
+    waiting = np.zeros(len(sizes), np.int64)  # the canvas each record waits for
+    waiting[:] = fits.argmax(axis=1)
+    rows: list[np.ndarray] = []
+    used: list[int] = []
     left = np.zeros(0, np.int64)
-    for number in range(len(canvases)):
-        # Sorting keeps the window's order within the canvas, with those moved up in their places.
-        waiting = np.sort(np.concatenate([left, np.flatnonzero(bucket == number)]))
-        whole = len(waiting) // batch * batch
-        # Those left over are of the canvas's own records or smaller ones, spread by the order, so none is starved.
-        rows.append(waiting[:whole].reshape(-1, batch))
+    for number, batch in enumerate(batches):
+        # In the window's order, so that those that moved up stand in their places, spread over the batches.
+        here = np.flatnonzero(waiting == number)
+        whole = len(here) // batch * batch
+        rows += list(here[:whole].reshape(-1, batch))
         used += [number] * (whole // batch)
-        left = waiting[whole:]
-    return np.concatenate(rows), np.array(used, np.int64)
+        left = here[whole:]
+        if number + 1 < len(canvases):
+            waiting[left] = number + 1 + fits[left, number + 1 :].argmax(axis=1)
+    return rows, np.array(used, np.int64), left

@@ -11,11 +11,15 @@ import tensorflow as tf
 from irv2data.errors import UsageError
 from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
-from irv2data.pipeline.batch import decode_chunk, join_chunks
+from irv2data.pipeline.batch import Maker
 from irv2data.pipeline.config import OutputSpec, PipelineConfig
-from irv2data.pipeline.distribute import Share, distribute, distribute_for_keras, share_of
+from irv2data.pipeline.distribute import Share, distribute, distribute_for_keras, on_host, share_of
+from irv2data.pipeline.faults import BadRecords, Recovery, chunk_dataset
 from irv2data.pipeline.feed import planned_chunks
+from irv2data.pipeline.places import Place, places
 from irv2data.pipeline.plan import Plan
+from irv2data.pipeline.state import resume, state
+from irv2data.pipeline.summary import describe
 
 
 class Pipeline:
@@ -40,15 +44,58 @@ class Pipeline:
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
         self.config = _config(options)
         self.plan = Plan(self.dataset.split(split), self.config)
+        self._bad = BadRecords(self.plan.split, self.config.max_bad_records)
 
     @property
     def output(self) -> OutputSpec:
         """What `irv2data.device.preprocess` needs to know beside the batch."""
         return self.config.output
 
+    @property
+    def bad_records(self) -> tuple[Place, ...]:
+        """The damaged records that filler has taken the place of so far, in this process (`max_bad_records`)."""
+        return tuple(place for place in places(self.plan.split, self._bad.records) if place is not None)
+
     def steps_per_epoch(self, epoch: int = 0) -> int:
-        """Exactly how many batches an epoch has: N // B, or ceil(N / B) without `drop_remainder`."""
+        """Exactly how many batches an epoch has: N // B, or ceil(N / B) without `drop_remainder`.
+
+        With `max_pixels_per_batch` it depends on the epoch.
+        """
         return self.plan.steps_per_epoch(epoch)
+
+    def describe(self, epoch: int = 0) -> dict[str, Any]:
+        """What an epoch will be like, before a byte of an image is read; see `irv2data.pipeline.summary.describe`."""
+        return describe(self.plan, epoch)
+
+    def locate(self, epoch: int, step: int) -> list[Place | None]:
+        """Where each record of a batch lies, and what it was made of; None for filler.
+
+        Raises:
+            UsageError: There is no such step.
+        """
+        self.plan.check_step(epoch, step, beyond=False)
+        return places(self.plan.split, self.plan.batch(epoch, step).record[0].tolist())
+
+    def state(self, epoch: int, step: int) -> dict[str, Any]:
+        """A position, as a small JSON-able dict that `resume` of an equal pipeline takes.
+
+        Raises:
+            UsageError: There is no such step.
+        """
+        self.plan.check_step(epoch, step)
+        return state(self.dataset, self.plan.split, self.config, epoch, step)
+
+    def resume(self, saved: dict[str, Any]) -> tuple[int, int]:
+        """The (epoch, step) of a `state`, if it is of this dataset and of options that give the same batches.
+
+        How many replicas share a batch, and where it is resized, may change.
+
+        Raises:
+            UsageError: It is not; the message names what differs.
+        """
+        epoch, step = resume(saved, self.dataset, self.plan.split, self.config)
+        self.plan.check_step(epoch, step)
+        return epoch, step
 
     def batches(self, epoch: int = 0, step: int = 0) -> tf.data.Dataset:
         """One epoch's global batches, from `step` on.
@@ -66,10 +113,18 @@ class Pipeline:
             and the `columns` asked for, int64, float32 or string [B]. Filler has record -1, label 0, weight 0, a
             zero canvas and a valid box. H and W are one of `plan.canvases`.
 
+            `letterbox` adds `fitted` int32 [B, 4], y, x, height, width of the picture within the finished image.
+            `native`: the canvas holds the image as the network is to see it, mirrored already, and `size` is its
+            valid part. Where images are resized on the host, `image` float32 [B, h, w, 3] in [-1, 1], finished and
+            mirrored already (for `native` [B, H, W, 3], 0 outside the image), takes the place of `canvas` and `box`.
+
+            Iterating it raises `tf.errors.InvalidArgumentError` at a damaged record, naming it; `max_bad_records`
+            puts filler in its place instead.
+
         Raises:
             UsageError: There is no such step.
         """
-        return self._share([(epoch, step)], Share.whole(self.config.batch_size))
+        return self._share([(epoch, step)], Share.whole(max(self.plan.batch_sizes)), None)
 
     def distribute(self, strategy: tf.distribute.Strategy, epoch: int = 0, step: int = 0) -> Any:
         """The same batches for a strategy: replica r of R gets rows [r B/R, (r+1) B/R) of each.
@@ -86,10 +141,10 @@ class Pipeline:
             `strategy.run` from Python, one by one: inside a graph loop the shapes of canvases are unknown.
 
         Raises:
-            UsageError: The replicas do not divide `batch_size`, or there is no such step.
+            UsageError: The replicas do not divide `batch_size` (or `batch_multiple`), or there is no such step.
         """
-        share = share_of(self.config.batch_size, strategy.num_replicas_in_sync)
-        return distribute(strategy, lambda context: self._share([(epoch, step)], share(context)))
+        share = share_of(self.plan, strategy.num_replicas_in_sync)
+        return distribute(strategy, lambda context: self._share([(epoch, step)], share(context), strategy))
 
     def for_fit(self, strategy: tf.distribute.Strategy, *, epochs: int, start: tuple[int, int] = (0, 0)) -> Any:
         """Several epochs for Keras' `model.fit`, each planned anew.
@@ -114,25 +169,35 @@ class Pipeline:
             raise UsageError(f"start: epoch must be in [0, {epochs}), got {start[0]}")
         begins = [start, *((epoch, 0) for epoch in range(start[0] + 1, epochs))]
         return distribute_for_keras(
-            strategy, lambda share: self._share(begins, share).map(_for_fit), self.config.batch_size
+            strategy, lambda share: self._share(begins, share, strategy).map(_for_fit), self.plan
         )
 
-    def _share(self, begins: list[tuple[int, int]], share: Share) -> tf.data.Dataset:
+    def _share(
+        self, begins: list[tuple[int, int]], share: Share, strategy: tf.distribute.Strategy | None
+    ) -> tf.data.Dataset:
         """One input process's share of some epochs: its replicas' batches, one after another."""
-        cores = available_cores()
-        paths = tf.constant([os.fsencode(path) for path in self.plan.split.paths])
+        cores, split = available_cores(), self.plan.split
+        maker = Maker(
+            paths=tf.constant([os.fsencode(path) for path in split.paths]),
+            config=self.config,
+            on_host=on_host(self.plan, strategy),
+            share=share,
+            key=split.contents.encoded_key,
+        )
+        remedy = f"`irv2data verify --deep {self.dataset.folder}` looks at all records, max_bad_records tolerates some"
+        recovery = Recovery(maker, self._bad, remedy)
         # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
         chunks = planned_chunks(self.plan, begins, share)
-        key, columns = self.plan.split.contents.encoded_key, self.config.columns
-
-        def decode(plan: dict[str, tf.Tensor]) -> tf.data.Dataset:
-            return decode_chunk(plan, paths, key=key, columns=columns)
-
         # One worker a chunk. One more chunk than cores is open, so that no core waits while a finished one is taken;
         # the order stays that of the plan, which costs nothing because chunks of a batch are equally long.
-        batches = chunks.interleave(decode, cycle_length=cores + 1, num_parallel_calls=cores, deterministic=True)
+        batches = chunks.interleave(
+            lambda plan: chunk_dataset(plan, recovery),
+            cycle_length=cores + 1,
+            num_parallel_calls=cores,
+            deterministic=True,
+        )
         if share.chunks > 1:
-            batches = batches.batch(share.chunks).map(lambda chunks: join_chunks(chunks, share.size))
+            batches = batches.batch(share.chunks).map(maker.join)
         # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
         return batches.prefetch(2 * share.replicas)
 

@@ -8,8 +8,12 @@ from types import NoneType
 
 from irv2data.errors import UsageError
 
-FITS = ("resize", "center_crop", "random_resized_crop")
+RESIZE, CENTER_CROP, RANDOM_RESIZED_CROP = "resize", "center_crop", "random_resized_crop"
+LETTERBOX, NATIVE = "letterbox", "native"
+FITS = (RESIZE, CENTER_CROP, RANDOM_RESIZED_CROP, LETTERBOX, NATIVE)
 SHUFFLES = ("full", "blocks", None)
+AUTO, HOST, DEVICE = "auto", "host", "device"
+RESIZE_ON = (AUTO, HOST, DEVICE)
 DRAWS = 8  # uniform numbers that each image of a batch carries, for augmentation in the step
 MAX_CHUNK = 64  # images: the unit of decoding, so that memory and parallelism do not follow the batch size
 
@@ -19,45 +23,62 @@ class OutputSpec:
     """What the device stage makes of a batch: the part of the options that `device.preprocess` needs.
 
     Attributes:
-        image_size: Height and width of the finished images in pixels.
+        image_size: Height and width of the finished images in pixels; for `native` they are those of the canvas.
         antialias: Widen the resampling kernel when shrinking, as `tf.image.resize(antialias=True)` does.
         dtype: Floating type of the finished images, by its TensorFlow name.
+        fit: How images are fitted.
+        pad_value: `letterbox`: what surrounds the picture, in [0, 255].
     """
 
     image_size: tuple[int, int]
     antialias: bool = True
     dtype: str = "float32"
+    fit: str = RESIZE
+    pad_value: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """Everything that decides which pixels are in which batch.
+    """Everything that decides which pixels are in which batch, and where the work is done.
 
     Attributes:
-        fit: `resize`, `center_crop` or `random_resized_crop`.
-        image_size: Height and width of the finished images in pixels.
-        batch_size: Images a step over all replicas together.
+        fit: `resize`, `center_crop`, `random_resized_crop`, `letterbox` (the whole image inside `image_size`, its
+            aspect kept, the rest padded) or `native` (the whole image at its own size, for a model of variable input).
+        image_size: Height and width of the finished images in pixels. `native`: only what canvases and `max_pixels`
+            are measured by.
+        batch_size: Images a step over all replicas together. Without meaning where `max_pixels_per_batch` is given.
         seed: Of all randomness.
         shuffle: `full`; `blocks` (runs of 16 neighbours move together, then mix within a window of 64 batches, for
             slow storage); or None, the order of the records.
         drop_remainder: Leave out the last `N % batch_size` records of an epoch's order; otherwise the last batch is
             completed with filler of weight 0.
         buckets: Number of canvas shapes to choose from the index. 1 gives batches that no size selects.
-        canvases: Canvas shapes (height, width) given by hand instead, each holding the one before it.
+        canvases: Canvas shapes (height, width) given by hand instead, from small to large; the last holds all others.
+        max_pixels: `native`: what is larger is shrunk to at most so many pixels. None stands for 4 times the pixels of
+            `image_size`. An image longer than the largest canvas is shrunk onto it.
+        max_pixels_per_batch: `native`: batches of so many canvas pixels at most instead of so many images.
+        batch_multiple: With `max_pixels_per_batch`: the images of every batch are a multiple of it, so that so many
+            replicas (or a divisor of it) can share them.
         max_canvas_pixels: Upper bound of a canvas; what is larger is reduced by whole-number area means while
             decoding. None stands for 64/9 times the pixels of `image_size`.
         crop_fraction: `center_crop`: the box's share of the largest one of the output's aspect that fits.
         crop_pixels: `center_crop`: instead, a window (height, width) at native scale; a smaller image is first scaled
             up to cover it.
+        pad_value: See `OutputSpec`.
         antialias: See `OutputSpec`.
         flip: Mirror every other image at random; None: only with `random_resized_crop`.
         columns: Further columns of the dataset that batches carry along, under their own names.
+        resize_on: `device`: batches carry canvases, and `device.preprocess` crops and resizes them. `host`: batches
+            carry finished images. `auto`: `host` where the devices are CPUs or a canvas is more bytes than a finished
+            image, else `device`. (Not the default, so that a batch has the same keys on every machine.)
+        max_bad_records: Different records that may turn out to be damaged; each is replaced by filler of weight 0 in
+            its place. With 0 the first one is an error.
 
     Raises:
         UsageError: A value is out of its range; the message names option, rule and value.
     """
 
-    fit: str = "resize"
+    fit: str = RESIZE
     image_size: tuple[int, int] = (299, 299)
     batch_size: int = 64
     seed: int = 0
@@ -65,12 +86,18 @@ class PipelineConfig:
     drop_remainder: bool = True
     buckets: int = 4
     canvases: tuple[tuple[int, int], ...] | None = None
+    max_pixels: int | None = None
+    max_pixels_per_batch: int | None = None
+    batch_multiple: int = 8
     max_canvas_pixels: int | None = None
     crop_fraction: float = 0.875
     crop_pixels: tuple[int, int] | None = None
+    pad_value: float = 0.0
     antialias: bool = True
     flip: bool | None = None
     columns: tuple[str, ...] = ()
+    resize_on: str = DEVICE
+    max_bad_records: int = 0
 
     def __post_init__(self) -> None:
         require_size("image_size", self.image_size)
@@ -84,7 +111,12 @@ class PipelineConfig:
             ("batch_size", int, "a whole number"),
             ("seed", int, "a whole number"),
             ("buckets", int, "a whole number"),
+            ("max_pixels", (int, NoneType), "a whole number or None"),
+            ("max_pixels_per_batch", (int, NoneType), "a whole number or None"),
+            ("batch_multiple", int, "a whole number"),
             ("max_canvas_pixels", (int, NoneType), "a whole number or None"),
+            ("max_bad_records", int, "a whole number"),
+            ("pad_value", (int, float), "a number"),
             ("crop_fraction", (int, float), "a number"),
             ("drop_remainder", bool, "True or False"),
             ("antialias", bool, "True or False"),
@@ -107,7 +139,7 @@ class PipelineConfig:
             (self.shuffle in SHUFFLES, f"shuffle must be 'full', 'blocks' or None, got {self.shuffle!r}"),
             (1 <= self.buckets <= 32, f"buckets must be between 1 and 32, got {self.buckets}"),
             (self.canvases is None or len(self.canvases) > 0, "canvases must name at least one shape"),
-            (_nested(self.canvases or ()), f"canvases must be given from small to large, got {self.canvases}"),
+            (_ordered(self.canvases or ()), f"canvases must be given from small to large, got {self.canvases}"),
             (
                 # Below twice the output, halving a just too large image would leave less than the output.
                 self.max_canvas_pixels is None or self.max_canvas_pixels >= least,
@@ -116,9 +148,26 @@ class PipelineConfig:
             ),
             (0 < self.crop_fraction <= 1, f"crop_fraction must be in (0, 1], got {self.crop_fraction}"),
             (
-                self.crop_pixels is None or self.fit == "center_crop",
+                self.crop_pixels is None or self.fit == CENTER_CROP,
                 f"crop_pixels goes with fit='center_crop', got fit={self.fit!r}",
             ),
+            (
+                self.max_pixels is None or self.fit == NATIVE,
+                f"max_pixels goes with fit='native', got fit={self.fit!r}",
+            ),
+            (self.max_pixels is None or self.max_pixels >= 1, f"max_pixels must be 1 or more, got {self.max_pixels}"),
+            (
+                self.max_pixels_per_batch is None or self.fit == NATIVE,
+                f"max_pixels_per_batch goes with fit='native', got fit={self.fit!r}",
+            ),
+            (
+                self.max_pixels_per_batch is None or self.max_pixels_per_batch >= 1,
+                f"max_pixels_per_batch must be 1 or more, got {self.max_pixels_per_batch}",
+            ),
+            (self.batch_multiple >= 1, f"batch_multiple must be 1 or more, got {self.batch_multiple}"),
+            (0 <= self.pad_value <= 255, f"pad_value must be in [0, 255], got {self.pad_value}"),
+            (self.resize_on in RESIZE_ON, f"resize_on must be one of {', '.join(RESIZE_ON)}, got {self.resize_on!r}"),
+            (self.max_bad_records >= 0, f"max_bad_records must be 0 or more, got {self.max_bad_records}"),
         ):
             if not ok:
                 raise UsageError(rule)
@@ -126,12 +175,19 @@ class PipelineConfig:
     @property
     def flips(self) -> bool:
         """Whether images are mirrored at random."""
-        return self.fit == "random_resized_crop" if self.flip is None else self.flip
+        return self.fit == RANDOM_RESIZED_CROP if self.flip is None else self.flip
+
+    @property
+    def most_pixels(self) -> int:
+        """`native`: pixels of an image at most."""
+        return self.max_pixels or 4 * self.image_size[0] * self.image_size[1]
 
     @property
     def output(self) -> OutputSpec:
         """What the device stage has to make."""
-        return OutputSpec(image_size=self.image_size, antialias=self.antialias)
+        return OutputSpec(
+            image_size=self.image_size, antialias=self.antialias, fit=self.fit, pad_value=float(self.pad_value)
+        )
 
 
 def require_size(name: str, size: object) -> None:
@@ -141,5 +197,8 @@ def require_size(name: str, size: object) -> None:
         raise UsageError(f"{name} must be a pair (height, width) of positive whole numbers, got {size!r}")
 
 
-def _nested(canvases: tuple[tuple[int, int], ...]) -> bool:
-    return all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in pairwise(canvases))
+def _ordered(canvases: tuple[tuple[int, int], ...]) -> bool:
+    """Whether areas rise and the last one holds all others."""
+    areas = [height * width for height, width in canvases]
+    rising = all(a < b for a, b in pairwise(areas))
+    return rising and all(height <= canvases[-1][0] and width <= canvases[-1][1] for height, width in canvases)

@@ -7,61 +7,117 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from irv2data.errors import UsageError
-from irv2data.pipeline.config import MAX_CHUNK
+from irv2data.pipeline.config import AUTO, HOST, MAX_CHUNK, NATIVE
+from irv2data.pipeline.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """The rows of every global batch that one input process provides.
 
+    Of a batch of B rows, replica r of R has rows [r B/R, (r+1) B/R).
+
     Attributes:
-        start: First row.
-        replicas: Replicas it feeds.
-        size: Rows a replica.
-        chunks: Chunks a replica's rows are decoded in.
+        first: The first replica that it feeds.
+        replicas: How many it feeds.
+        total: Replicas of all input processes, R.
+        most: Rows of the largest global batch.
     """
 
-    start: int
+    first: int
     replicas: int
-    size: int
-    chunks: int
+    total: int
+    most: int
 
     @classmethod
-    def of(cls, *, start: int, replicas: int, size: int) -> Share:
-        """A share with the fewest chunks of at most `MAX_CHUNK` rows."""
-        return cls(start=start, replicas=replicas, size=size, chunks=-(-size // MAX_CHUNK))
-
-    @classmethod
-    def whole(cls, batch_size: int) -> Share:
+    def whole(cls, most: int) -> Share:
         """Everything, as for one replica."""
-        return cls.of(start=0, replicas=1, size=batch_size)
+        return cls(first=0, replicas=1, total=1, most=most)
+
+    @property
+    def size(self) -> int:
+        """Rows a replica, of the largest batch."""
+        return self.most // self.total
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that a replica's rows are decoded in: the fewest of at most `MAX_CHUNK` rows."""
+        return -(-self.size // MAX_CHUNK)
 
     @property
     def chunk(self) -> int:
-        """Rows a chunk; the last chunk of a replica may end in filler to be as long as the others."""
+        """Rows a chunk, of the largest batch; the last chunk of a replica may be shorter."""
         return -(-self.size // self.chunks)
 
+    def rows(self, own: np.ndarray) -> np.ndarray:
+        """Which row of its batch each place of each chunk stands for.
 
-def share_of(batch_size: int, replicas: int) -> Callable[[tf.distribute.InputContext], Share]:
+        Args:
+            own: int [batches], rows a replica has of each batch.
+
+        Returns:
+            int64 [batches, replicas * chunks * chunk], -1 where a place stays empty.
+        """
+        own = own.astype(np.int64)[:, None, None, None]
+        replica = self.first + np.arange(self.replicas)[:, None, None]
+        chunk, place = np.arange(self.chunks)[:, None], np.arange(self.chunk)
+        # All chunks of a batch are equally long, for they are joined.
+        length = -(-own // self.chunks)
+        row = chunk * length + place
+        there = (place < length) & (row < own)
+        return np.where(there, replica * own + row, -1).reshape(len(own), -1)
+
+
+def share_of(plan: Plan, replicas: int) -> Callable[[tf.distribute.InputContext], Share]:
     """From an input process's context to its share; the replicas of one process are neighbours in the batch.
 
     Raises:
         UsageError: The replicas do not divide the batch.
     """
-    if batch_size % replicas:
-        nearest = [size for size in (batch_size // replicas * replicas, -(-batch_size // replicas) * replicas) if size]
+    config = plan.config
+    name = "batch_size" if config.max_pixels_per_batch is None else "batch_multiple"
+    unit = getattr(config, name)
+    if unit % replicas:
+        nearest = [size for size in (unit // replicas * replicas, -(-unit // replicas) * replicas) if size]
         wanted = " or ".join(str(size) for size in nearest)
-        raise UsageError(f"batch_size {batch_size} is not divisible by {replicas} replicas; use {wanted}")
-    size = batch_size // replicas
+        raise UsageError(f"{name} {unit} is not divisible by {replicas} replicas; use {wanted}")
 
     def share(context: tf.distribute.InputContext) -> Share:
         local = replicas // context.num_input_pipelines
-        return Share.of(start=context.input_pipeline_id * local * size, replicas=local, size=size)
+        return Share(
+            first=context.input_pipeline_id * local, replicas=local, total=replicas, most=max(plan.batch_sizes)
+        )
 
     return share
+
+
+def on_host(plan: Plan, strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether images are resized on the host: what `resize_on` says, and for `auto` what the devices are.
+
+    On CPUs the stock operations are faster than the device stage's matrix products. On an accelerator the device's
+    time costs least, unless a canvas is more bytes than a finished image of floats.
+
+    Args:
+        plan: The plan.
+        strategy: The strategy that is fed; None where it is not known, for the machine's own devices.
+    """
+    config = plan.config
+    if config.resize_on != AUTO:
+        return config.resize_on == HOST
+    if strategy is None:
+        devices = [device.name for device in tf.config.list_logical_devices() if device.device_type in ("GPU", "TPU")]
+    else:
+        devices = [d for d in strategy.extended.worker_devices if "CPU" not in d.upper()]
+    if not devices:
+        return True
+    if config.fit == NATIVE:
+        return False
+    canvas = np.prod(plan.window(0, 0).canvas, axis=1).mean()
+    return bool(3 * canvas > 12 * config.image_size[0] * config.image_size[1])
 
 
 def distribute(
@@ -78,7 +134,7 @@ def distribute(
 def distribute_for_keras(
     strategy: tf.distribute.Strategy,
     dataset: Callable[[Share], tf.data.Dataset],
-    batch_size: int,
+    plan: Plan,
 ) -> Any:
     """As `distribute`, in a form that `model.fit` of the installed Keras takes.
 
@@ -88,9 +144,9 @@ def distribute_for_keras(
     Raises:
         UsageError: The replicas do not divide the batch.
     """
-    share = share_of(batch_size, strategy.num_replicas_in_sync)
+    share = share_of(plan, strategy.num_replicas_in_sync)
     if tuple(int(part) for part in keras.__version__.split(".")[:2]) >= (3, 9):
         return distribute(strategy, lambda context: dataset(share(context)))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return strategy.experimental_distribute_dataset(dataset(Share.whole(batch_size)).with_options(options))
+    return strategy.experimental_distribute_dataset(dataset(Share.whole(max(plan.batch_sizes))).with_options(options))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from irv2data.errors import UsageError
 from irv2data.labels import CLASSES, NUMBER
 from irv2data.pipeline.config import DRAWS
 from irv2data.pipeline.distribute import Share
-from irv2data.pipeline.plan import FILLER, WINDOW, Plan
+from irv2data.pipeline.plan import Plan
+from irv2data.pipeline.planned import FILLER, Batches
 
-# dtype and shape behind the leading dimensions of each field of `plan.Batches` but `canvas`, `label` and `columns`.
+# The fields of `planned.Batches` that have a row an image and are the same for every dataset: dtype, and shape behind
+# the leading dimensions.
 _FIELDS: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
     "record": (tf.int64, ()),
     "weight": (tf.float32, ()),
@@ -21,8 +22,9 @@ _FIELDS: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
     "scale": (tf.int32, ()),
     "crop": (tf.int32, (4,)),
     "reduce": (tf.int32, (2,)),
-    "size": (tf.int32, (2,)),
     "box": (tf.float32, (4,)),
+    "output": (tf.int32, (2,)),
+    "size": (tf.int32, (2,)),
     "flip": (tf.bool, ()),
     "draws": (tf.float32, (DRAWS,)),
 }
@@ -37,33 +39,28 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
         share: Which rows of each batch, and in how many chunks.
 
     Returns:
-        A dataset of dicts of the fields of `plan.Batches`, each [N, ..] with N = `share.chunk`, and `canvas` int32
-        [2]. Chunks of one replica follow one another, then those of the next, then the next batch.
+        A dataset of dicts of the fields of `planned.Batches`, each [N, ..] with N = `share.chunk`, `canvas` int32 [2]
+        and `rows` int32 [], how many rows the replica has of this batch. Chunks of one replica follow one another, then
+        those of the next, then the next batch.
 
     Raises:
         UsageError: An epoch has no such step.
     """
     calls = []
     for epoch, step in begins:
-        steps = plan.steps_per_epoch(epoch)
-        if epoch < 0:
-            raise UsageError(f"epoch must be 0 or more, got {epoch}")
-        if not 0 <= step <= steps:
-            raise UsageError(f"epoch {epoch} has steps 0 to {steps}, got step {step}")
-        first = step // WINDOW
-        calls += [
-            (epoch, window, step % WINDOW if window == first else 0)
-            for window in range(first, plan.windows_per_epoch())
-        ]
+        plan.check_step(epoch, step)
+        first, skip = plan.place(epoch, step)
+        calls += [(epoch, window, skip if window == first else 0) for window in range(first, plan.windows_per_epoch())]
     rows = _FIELDS | _of_dataset(plan)
     specs = {name: tf.TensorSpec((None, share.chunk, *shape), dtype) for name, (dtype, shape) in rows.items()}
     specs["canvas"] = tf.TensorSpec((None, 2), tf.int32)
+    specs["rows"] = tf.TensorSpec((None,), tf.int32)
     names = tuple(specs)
 
     def planned(call: np.ndarray) -> list[np.ndarray]:
         epoch, window, skip = (int(number) for number in call)
         batches = plan.window(epoch, window)[skip:]
-        arrays = {name: _chunked(name, array, share) for name, array in batches.arrays().items()}
+        arrays = _chunked(batches, share)
         return [arrays[name] for name in names]
 
     def in_graph(call: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -86,14 +83,21 @@ def _of_dataset(plan: Plan) -> dict[str, tuple[tf.DType, tuple[int, ...]]]:
     return {"label": label.get(contents.labels, (tf.int64, ())), **columns}
 
 
-def _chunked(name: str, array: np.ndarray, share: Share) -> np.ndarray:
-    """[batches, B, ..] into [batches * replicas * chunks, N, ..]; the last chunk of a replica ends in filler."""
-    if name == "canvas":
-        return np.repeat(array, share.replicas * share.chunks, axis=0)
-    rows = array[:, share.start : share.start + share.replicas * share.size]
-    rows = rows.reshape(len(array) * share.replicas, share.size, *array.shape[2:])
-    missing = share.chunks * share.chunk - share.size
-    if missing:
-        value = FILLER if name == "record" else b"" if rows.dtype == object else 0
-        rows = np.pad(rows, [(0, 0), (0, missing)] + [(0, 0)] * (rows.ndim - 2), constant_values=value)
-    return np.ascontiguousarray(rows.reshape(-1, share.chunk, *array.shape[2:]))
+def _chunked(batches: Batches, share: Share) -> dict[str, np.ndarray]:
+    """The fields of batches [batches, B, ..] as those of chunks [batches * replicas * chunks, N, ..]."""
+    arrays = batches.arrays()
+    canvas, own = arrays.pop("canvas"), arrays.pop("rows") // share.total
+    row = share.rows(own)
+    times = share.replicas * share.chunks
+    return {
+        "canvas": np.repeat(canvas, times, axis=0),
+        "rows": np.repeat(own, times),
+        **{name: _cut(name, array, row).reshape(-1, share.chunk, *array.shape[2:]) for name, array in arrays.items()},
+    }
+
+
+def _cut(name: str, array: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Some rows of each batch, filler where they are -1: [batches, M, ..] of [batches, B, ..] and int [batches, M]."""
+    taken = array[np.arange(len(array))[:, None], row]
+    taken[row < 0] = FILLER if name == "record" else b"" if array.dtype == object else 0
+    return taken

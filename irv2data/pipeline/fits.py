@@ -1,10 +1,10 @@
-"""Every way to fit an image is one source box: where it lies, for each fit, in whole source pixels."""
+"""Every way to fit an image is one source box and one output size: what they are, for each fit, in whole pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from irv2data.pipeline.config import PipelineConfig
+from irv2data.pipeline.config import CENTER_CROP, LETTERBOX, NATIVE, RANDOM_RESIZED_CROP, PipelineConfig
 
 AREA_RANGE = (0.08, 1.0)
 ASPECT_RANGE = (3 / 4, 4 / 3)
@@ -25,9 +25,9 @@ def source_boxes(height: np.ndarray, width: np.ndarray, draws: np.ndarray, confi
         int64 [N, 4]: y, x, height, width, in source pixels; always inside the image and at least 1x1.
     """
     height, width = height.astype(np.int64), width.astype(np.int64)
-    if config.fit == "resize":
-        return np.stack([np.zeros_like(height), np.zeros_like(width), height, width], axis=1)
-    if config.fit == "center_crop":
+    if config.fit == RANDOM_RESIZED_CROP:
+        return _random_boxes(height, width, draws)
+    if config.fit == CENTER_CROP:
         wanted = config.crop_pixels or config.image_size
         # How often the wanted window fits into the image along the tighter axis.
         times = np.minimum(height / wanted[0], width / wanted[1])
@@ -35,7 +35,31 @@ def source_boxes(height: np.ndarray, width: np.ndarray, draws: np.ndarray, confi
         box_height = np.clip(np.rint(times * wanted[0]).astype(np.int64), 1, height)
         box_width = np.clip(np.rint(times * wanted[1]).astype(np.int64), 1, width)
         return np.stack([(height - box_height) // 2, (width - box_width) // 2, box_height, box_width], axis=1)
-    return _random_boxes(height, width, draws)
+    return np.stack([np.zeros_like(height), np.zeros_like(width), height, width], axis=1)
+
+
+def output_sizes(height: np.ndarray, width: np.ndarray, config: PipelineConfig, largest: tuple[int, int]) -> np.ndarray:
+    """The size that each image's box is resampled to; no finished picture is larger than its box for `native`.
+
+    Args:
+        height: int [N], image heights in pixels.
+        width: int [N], image widths in pixels.
+        config: The fit and its options.
+        largest: Height and width of the largest canvas, which bounds a `native` image.
+
+    Returns:
+        int64 [N, 2]: height and width in pixels. `letterbox`: the largest size of the image's aspect that fits inside
+        `image_size`. `native`: the image's own, or the largest of its aspect that is allowed. Else `image_size`.
+    """
+    size = np.stack([height, width], axis=1).astype(np.int64)
+    if config.fit == LETTERBOX:
+        times = (np.array(config.image_size) / size).min(axis=1, keepdims=True)
+        return np.clip(np.rint(times * size).astype(np.int64), 1, config.image_size)
+    if config.fit == NATIVE:
+        times = np.minimum((np.array(largest) / size).min(axis=1), np.sqrt(config.most_pixels / size.prod(axis=1)))
+        shrunk = np.clip(np.floor(times[:, None] * size).astype(np.int64), 1, largest)
+        return np.where(times[:, None] < 1, shrunk, size)
+    return np.broadcast_to(np.array(config.image_size, np.int64), size.shape)
 
 
 def _random_boxes(height: np.ndarray, width: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -37,8 +37,8 @@ def decode_windows(
     boxes: np.ndarray,
     image_size: np.ndarray,
     scalable: np.ndarray,
-    output: tuple[int, int],
-    largest: tuple[int, int],
+    output: np.ndarray | tuple[int, int],
+    largest: tuple[int, int] | None,
 ) -> Windows:
     """Chooses scale, window and reduction of each image.
 
@@ -48,18 +48,20 @@ def decode_windows(
         boxes: int64 [N, 4], source boxes in source pixels.
         image_size: int64 [N, 2], heights and widths of the images.
         scalable: bool [N], whether the decoder can scale (JPEG).
-        output: Height and width of the finished images.
+        output: Height and width of the finished images, or int [N, 2] of each.
         largest: Height and width of the largest canvas; along each axis at least twice the output and 2, or at least
-            every image's side.
+            every image's side. None where windows are resized before they are put on a canvas: nothing is reduced.
     """
     scale = np.ones(len(boxes), np.int64)
+    output = np.broadcast_to(np.asarray(output), (len(boxes), 2))
     for candidate in SCALES:
-        enough = (boxes[:, 2] >= candidate * output[0]) & (boxes[:, 3] >= candidate * output[1])
+        enough = (boxes[:, 2:] >= candidate * output).all(axis=1)
         scale = np.where(scalable & enough & (scale == 1), candidate, scale)
     scaled_size = -(-image_size // scale[:, None])
     start = boxes[:, :2] // scale[:, None]
     stop = np.minimum(-(-(boxes[:, :2] + boxes[:, 2:]) // scale[:, None]), scaled_size)
-    extent, limit = stop - start, np.array(largest)
+    extent = stop - start
+    limit = extent if largest is None else np.array(largest)
     # One cell fewer than the limit, because a window that starts inside a cell can touch one more.
     reduce = np.where(extent <= limit, 1, -(-extent // np.maximum(limit - 1, 1)))
     first = start // reduce

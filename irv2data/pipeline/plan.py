@@ -2,82 +2,33 @@
 
 An epoch is planned in windows of whole batches. A window is computed by itself from (seed, epoch, window): the keyed
 permutation names its records, their boxes and decode windows follow from the index, and what each needs decides the
-canvas. Nothing is carried from window to window, so any step of any epoch costs one window to know.
+canvas. Nothing is carried from window to window, so any step of any epoch costs one window to know. (Batches of a
+constant number of pixels are the exception: how many a window has is known when it is planned, so a step of theirs
+costs one pass over the sizes of the epoch.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import functools
 
 import numpy as np
 
 from irv2data.errors import DatasetError, UsageError
-from irv2data.labels import CLASSES, NONE, NUMBER
+from irv2data.index import LABEL
+from irv2data.labels import CLASS, CLASSES, NONE, NUMBER
 from irv2data.manifest import PNG, Split
 from irv2data.packed import Packed
 from irv2data.pipeline import buckets, fits, order
-from irv2data.pipeline.config import DRAWS, PipelineConfig
+from irv2data.pipeline.config import DRAWS, NATIVE, RANDOM_RESIZED_CROP, PipelineConfig
 from irv2data.pipeline.geometry import decode_windows
+from irv2data.pipeline.planned import FILLER, Batches
 
 WINDOW = 64  # batches: enough that leftovers cost little padding, few enough that the first batch is there at once
-FILLER = -1
-_SAMPLE = 16384  # records whose sizes decide the canvases
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batches:
-    """Planned batches; every array has the leading dimensions [batches, B], `canvas` has [batches].
-
-    Attributes:
-        record: int64, row of the split's index; -1 for filler.
-        label: int64, class number (-1 where the dataset has no labels); float32, where labels are numbers; float32
-            [.., classes], 1 for each of a record's classes, where it may have several. 0 for filler.
-        weight: float32, 1, or 0 for filler.
-        shard: int32, number of the shard.
-        offset: int64, byte where the record starts in it.
-        format: int32, how the image is stored (`manifest.FORMAT_NAMES`).
-        scale: int32, JPEG is decoded at one over it.
-        crop: int32 [.., 4], y, x, height, width to decode, in pixels at that scale.
-        reduce: int32 [.., 2], whole numbers to average rows and columns by.
-        size: int32 [.., 2], valid height and width of the canvas.
-        box: float32 [.., 4], y, x, height, width of the source box in canvas pixels.
-        flip: bool, mirror left to right.
-        draws: float32 [.., DRAWS], uniform in [0, 1).
-        canvas: int32 [batches, 2], height and width of the batch's canvas.
-        columns: The further columns that the options name: int64, float32 or bytes; 0 or empty for filler.
-    """
-
-    record: np.ndarray
-    label: np.ndarray
-    weight: np.ndarray
-    shard: np.ndarray
-    offset: np.ndarray
-    format: np.ndarray
-    scale: np.ndarray
-    crop: np.ndarray
-    reduce: np.ndarray
-    size: np.ndarray
-    box: np.ndarray
-    flip: np.ndarray
-    draws: np.ndarray
-    canvas: np.ndarray
-    columns: Mapping[str, np.ndarray]
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return len(self.record)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Field or column name to array, without copies."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "columns"}
-        return own | dict(self.columns)
-
-    def __getitem__(self, batches: slice) -> Batches:
-        """Some of the batches, as views."""
-        arrays = {name: array[batches] for name, array in self.arrays().items()}
-        columns = {name: arrays.pop(name) for name in self.columns}
-        return Batches(columns=columns, **arrays)
+PIXEL_WINDOW = 4096  # records of a window where batches differ in size
+_LARGEST_PIXEL_BATCH = PIXEL_WINDOW // 4  # images: of tiny ones a batch would take a whole window
+_SAMPLE, _RUN = 16384, 64  # records whose sizes decide the canvases, and how many of them are neighbours
+_KEPT = 1 << 22  # records up to which the index stays mapped: of more, the pages that were read would fill the memory
+_COLUMNS = ("shard", "offset", "height", "width", "format")
 
 
 class Plan:
@@ -88,78 +39,138 @@ class Plan:
         config: The pipeline's options.
 
     Attributes:
-        canvases: Canvas shapes (height, width) from small to large.
+        canvases: Canvas shapes (height, width) by rising area.
+        batch_sizes: For each canvas, how many images a batch has over all replicas.
 
     Raises:
         DatasetError: The split is too small for one batch.
-        UsageError: The canvases given by hand do not hold what has to be decoded.
+        UsageError: The canvases given by hand do not hold what has to be decoded, or no batch of the largest canvas
+            fits `max_pixels_per_batch`.
     """
 
     def __init__(self, split: Split, config: PipelineConfig):
         self.split = split
         self.config = config
-        self._columns = {name: split.array(name) for name in ("shard", "offset", "height", "width", "format")}
+        if split.num_records == 0:
+            raise DatasetError(f"{split.folder}: split {split.name!r} has no records; use another split")
+        self._largest = np.array([int(split.array(name).max()) for name in ("height", "width")])
+        kept = (*_COLUMNS, LABEL) if split.contents.labels in (CLASS, NUMBER) else _COLUMNS
+        self._kept = {name: split.array(name) for name in kept if split.num_records <= _KEPT}
         self._extra = {name: split.column(name) for name in config.columns}
-        if self.steps_per_epoch() == 0:
-            if split.num_records == 0:
-                raise DatasetError(f"{split.folder}: split {split.name!r} has no records; use another split")
-            raise DatasetError(
-                f"{split.folder}: split {split.name!r} has {split.num_records} records, a batch needs "
-                f"{config.batch_size}; use a smaller batch_size or another split"
-            )
         self.canvases = config.canvases or self._choose_canvases()
         self._check_largest()
+        self.batch_sizes = self._batch_sizes()
+        if self.steps_per_epoch() == 0:
+            raise DatasetError(
+                f"{split.folder}: split {split.name!r} has {split.num_records} records, a batch needs "
+                f"{self.batch_sizes[0]}; use a smaller batch_size or another split"
+            )
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
-        """Exactly how many batches an epoch has, whatever the buckets."""
+        """Exactly how many batches an epoch has: whatever the buckets, unless batches differ in size."""
+        if self.config.max_pixels_per_batch is not None:
+            return int(self._steps(epoch)[-1])
         records, batch = self.split.num_records, self.config.batch_size
         return records // batch if self.config.drop_remainder else -(-records // batch)
 
+    def check_step(self, epoch: int, step: int, *, beyond: bool = True) -> None:
+        """Raises a `UsageError` unless the epoch has such a step; with `beyond`, the one after its last too."""
+        if epoch < 0:
+            raise UsageError(f"epoch must be 0 or more, got {epoch}")
+        last = self.steps_per_epoch(epoch) - (not beyond)
+        if not 0 <= step <= last:
+            raise UsageError(f"epoch {epoch} has steps 0 to {last}, got step {step}")
+
     def windows_per_epoch(self) -> int:
         """How many windows an epoch is planned in."""
+        if self.config.max_pixels_per_batch is not None:
+            return -(-self.split.num_records // PIXEL_WINDOW)
         return -(-self.steps_per_epoch() // WINDOW)
 
+    def place(self, epoch: int, step: int) -> tuple[int, int]:
+        """The window of a step, and its number within it; for the step after the last, one window past the last."""
+        if self.config.max_pixels_per_batch is None:
+            return divmod(step, WINDOW) if step < self.steps_per_epoch() else (self.windows_per_epoch(), 0)
+        steps = self._steps(epoch)
+        window = int(np.searchsorted(steps, step, side="right")) - 1
+        return window, step - int(steps[window])
+
     def window(self, epoch: int, window: int) -> Batches:
-        """The batches `window * WINDOW` and following of an epoch, at most `WINDOW`.
+        """The batches of one window.
 
         Args:
             epoch: 0 or more.
             window: In [0, windows_per_epoch()).
         """
         config = self.config
-        batches = min(WINDOW, self.steps_per_epoch() - window * WINDOW)
-        records = self._records(epoch, window, batches * config.batch_size)
+        records = self.records(epoch, window)
         planned = self._decisions(records, epoch, window)
-        rows, canvas = buckets.group(planned["size"], self.canvases, config.batch_size)
+        batches, canvas = self._group(planned["size"][: len(records)])
         if config.shuffle is None:
-            turn = np.argsort(rows[:, 0], kind="stable")
+            turn = np.argsort([rows[0] for rows in batches], kind="stable")
         else:
-            turn = np.argsort(order.uniforms(config.seed, epoch, window, "batches", (batches,)), kind="stable")
-        rows, canvas = rows[turn], canvas[turn]
+            turn = np.argsort(order.uniforms(config.seed, epoch, window, "batches", canvas.shape), kind="stable")
         # Filler has the window's last positions and `group` keeps their order: it stands at the end of its batch, where
-        # it can be appended instead of read.
-        shapes = np.array(self.canvases, np.int32)[canvas]
+        # it can be appended instead of read. -1, the row behind the last, is filler too.
+        rows = np.full((len(batches), max(map(len, batches), default=0)), -1)
+        for number, source in enumerate(turn):
+            rows[number, : len(batches[source])] = batches[source]
         arrays = {name: array[rows] for name, array in planned.items()}
         columns = {name: arrays.pop(name) for name in self._extra}
-        return Batches(canvas=shapes, columns=columns, **arrays)
+        return Batches(
+            canvas=np.array(self.canvases, np.int32)[canvas[turn]],
+            rows=np.array([len(batches[source]) for source in turn], np.int32),
+            columns=columns,
+            **arrays,
+        )
 
     def batch(self, epoch: int, step: int) -> Batches:
         """One batch, with a leading dimension of 1."""
-        return self.window(epoch, step // WINDOW)[step % WINDOW : step % WINDOW + 1]
+        window, number = self.place(epoch, step)
+        batch = self.window(epoch, window)[number : number + 1]
+        return batch.cut(int(batch.rows[0]))
 
     def padding_waste(self, epoch: int = 0, windows: int = 16) -> float:
         """Share of the canvas pixels that is padding, over the first `windows` windows of an epoch."""
         valid = total = 0.0
         for window in range(min(windows, self.windows_per_epoch())):
             batches = self.window(epoch, window)
-            valid += float(np.prod(batches.size, axis=-1, dtype=np.float64).sum())
-            total += float(np.prod(batches.canvas, axis=-1, dtype=np.float64).sum()) * self.config.batch_size
+            there = np.arange(batches.record.shape[1]) < batches.rows[:, None]
+            valid += float((np.prod(batches.size, axis=-1, dtype=np.float64) * there).sum())
+            total += float((np.prod(batches.canvas, axis=-1, dtype=np.float64) * batches.rows).sum())
         return 1 - valid / total
 
-    def _records(self, epoch: int, window: int, count: int) -> np.ndarray:
-        """The records of a window in its order, -1 past the end of the split: int64 [count]."""
+    def _group(self, size: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """The batches of a window: for each its positions (-1 for filler), and the number of its canvas."""
+        batches, canvas, left = buckets.group(size, self.canvases, self.batch_sizes)
+        if len(left) and not self.config.drop_remainder:
+            missing = self.batch_sizes[-1] - len(left)
+            batches.append(np.concatenate([left, np.full(missing, -1)]))
+            canvas = np.append(canvas, len(self.canvases) - 1)
+        return batches, canvas
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  # a plan lives as long as its pipeline
+    def _steps(self, epoch: int) -> np.ndarray:
+        """Batches before each window, where they differ in size: int64 [windows + 1]."""
+        counts = []
+        for window in range(self.windows_per_epoch()):
+            record = self.records(epoch, window)
+            size = self._output_sizes(*(self._column(name)[record] for name in ("height", "width")))
+            counts.append(len(self._group(size)[0]))
+        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def records(self, epoch: int, window: int) -> np.ndarray:
+        """The records of a window in the epoch's order, before they are grouped by size: int64 [M].
+
+        -1, for filler, past the end of the split.
+        """
         config, n = self.config, self.split.num_records
-        position = window * WINDOW * config.batch_size + np.arange(count)
+        if config.max_pixels_per_batch is not None:
+            first, count = window * PIXEL_WINDOW, min(PIXEL_WINDOW, n - window * PIXEL_WINDOW)
+        else:
+            first = window * WINDOW * config.batch_size
+            count = min(WINDOW, self.steps_per_epoch() - window * WINDOW) * config.batch_size
+        position = first + np.arange(count)
         inside = position < n
         if config.shuffle == "full":
             record = order.permute(position[inside], n, config.seed, epoch)
@@ -171,17 +182,24 @@ class Plan:
         return np.concatenate([record, np.full(count - len(record), FILLER, np.int64)])
 
     def _decisions(self, record: np.ndarray, epoch: int, window: int) -> dict[str, np.ndarray]:
-        """Everything about each record of a window but its batch: the fields of `Batches`, [N, ..]."""
-        config, count = self.config, len(record)
+        """Everything about each record of a window but its batch: the fields of `Batches`, [N + 1, ..].
+
+        The last row is filler, for a batch that has to be completed.
+        """
+        config, count = self.config, len(record) + 1
+        record = np.append(record, FILLER)
         real = record != FILLER
-        columns = {name: np.where(real, column[np.where(real, record, 0)], 0) for name, column in self._columns.items()}
+        columns = {name: _values(self._column(name), record, real) for name in _COLUMNS}
         image_size = np.stack([columns["height"], columns["width"]], axis=1).astype(np.int64)
         image_size[~real] = 1  # filler is a black pixel, so that its box is valid
         crop_draws = np.zeros((count, 0))
-        if config.fit == "random_resized_crop":
+        if config.fit == RANDOM_RESIZED_CROP:
             crop_draws = order.uniforms(config.seed, epoch, window, "crop", (count, fits.CROP_DRAWS))
         boxes = fits.source_boxes(image_size[:, 0], image_size[:, 1], crop_draws, config)
-        decoded = decode_windows(boxes, image_size, columns["format"] != PNG, config.image_size, self.canvases[-1])
+        output = self._output_sizes(image_size[:, 0], image_size[:, 1])
+        # A native image is resized, where it has to be, before it is put on the canvas.
+        largest = None if config.fit == NATIVE else self.canvases[-1]
+        decoded = decode_windows(boxes, image_size, columns["format"] != PNG, output, largest)
         flip = np.zeros(count, bool)
         if config.flips:
             flip = order.uniforms(config.seed, epoch, window, "flip", (count,)) < 0.5
@@ -195,8 +213,9 @@ class Plan:
             "scale": decoded.scale,
             "crop": decoded.crop,
             "reduce": decoded.reduce,
-            "size": decoded.size,
             "box": decoded.box,
+            "output": output.astype(np.int32),
+            "size": output.astype(np.int32) if config.fit == NATIVE else decoded.size,
             "flip": flip,
             "draws": order.uniforms(config.seed, epoch, window, "draws", (count, DRAWS)).astype(np.float32),
             **{name: _values(column, record, real) for name, column in self._extra.items()},
@@ -208,8 +227,16 @@ class Plan:
             return np.where(real, -1, 0).astype(np.int64)
         if kind == CLASSES:
             return self.split.multi_hot(np.where(real, record, 0)) * real[:, None].astype(np.float32)
-        labels = _values(self.split.array("label"), record, real)
+        labels = _values(self._column(LABEL), record, real)
         return labels if kind == NUMBER else labels.astype(np.int64)
+
+    def _column(self, name: str) -> np.ndarray:
+        """A column of the index; of a large one, a map that is given back when it is done with."""
+        # A plain array: NumPy's class for maps takes as long to index as the indexing.
+        return np.asarray(self._kept[name] if name in self._kept else self.split.array(name))
+
+    def _output_sizes(self, height: np.ndarray, width: np.ndarray) -> np.ndarray:
+        return fits.output_sizes(height, width, self.config, self.canvases[-1])
 
     def _choose_canvases(self) -> tuple[tuple[int, int], ...]:
         """The ladder for the sizes of a sample of the split, spread over the whole index."""
@@ -219,23 +246,46 @@ class Plan:
         least = _reducible(config)
         bound = (max(int(config.image_size[0] * times), least[0]), max(int(config.image_size[1] * times), least[1]))
         self.canvases = (bound,)  # what decides the reductions while the sample is taken
-        sample = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
-        sizes = self._decisions(sample, 0, 0)["size"]
-        # No canvas needs to be larger than the largest image; none may be too small to reduce onto (see geometry).
-        largest = np.minimum([self._columns["height"].max(), self._columns["width"].max()], least)
-        level = int(buckets.level_of(np.array([largest]), config.image_size)[0])
-        ladder = buckets.choose_canvases(sizes, config.image_size, config.buckets, level)
+        # Runs of neighbours, for every record read brings in a page of each column, and the pages around it.
+        runs = np.linspace(0, max(0, n - _RUN), _SAMPLE // _RUN).astype(np.int64)
+        sample = np.arange(n) if n <= _SAMPLE else np.unique(runs[:, None] + np.arange(_RUN))
+        sizes = self._decisions(sample, 0, 0)["size"][:-1]
+        if config.fit == NATIVE:
+            ladder = buckets.choose_shapes(sizes, config.buckets, self._largest_output())
+        else:
+            # No canvas needs to be larger than the largest image; none may be too small to reduce onto (see geometry).
+            level = int(buckets.level_of(np.minimum(self._largest, least)[None], config.image_size)[0])
+            ladder = buckets.choose_canvases(sizes, config.image_size, config.buckets, level)
         # Rounding up to the grid must not exceed the bound; every size was made to fit into it.
-        return tuple((min(height, bound[0]), min(width, bound[1])) for height, width in ladder)
+        clipped = {(min(height, bound[0]), min(width, bound[1])) for height, width in ladder}
+        return tuple(sorted(clipped, key=lambda shape: (shape[0] * shape[1], shape)))
+
+    def _largest_output(self) -> np.ndarray:
+        """The largest height and width of any output: int64 [2]."""
+        sides = [self.split.array(name) for name in ("height", "width")]
+        parts = range(0, self.split.num_records, 1 << 20)
+        most = [self._output_sizes(*(side[part : part + (1 << 20)] for side in sides)).max(axis=0) for part in parts]
+        return np.max(most, axis=0)
 
     def _check_largest(self) -> None:
-        largest = np.array([self._columns["height"].max(), self._columns["width"].max()])
-        needed = np.minimum(largest, _reducible(self.config))
-        if (needed > self.canvases[-1]).any():
+        needed = np.minimum(self._largest, _reducible(self.config))
+        if self.config.fit != NATIVE and (needed > self.canvases[-1]).any():
             raise UsageError(
                 f"canvases: the largest must be at least {needed[0]}x{needed[1]} for image_size "
                 f"{self.config.image_size[0]}x{self.config.image_size[1]}, got {self.canvases[-1]}"
             )
+
+    def _batch_sizes(self) -> tuple[int, ...]:
+        most, multiple = self.config.max_pixels_per_batch, self.config.batch_multiple
+        if most is None:
+            return (self.config.batch_size,) * len(self.canvases)
+        areas = [height * width for height, width in self.canvases]
+        if areas[-1] * multiple > most:
+            raise UsageError(
+                f"max_pixels_per_batch must be at least {areas[-1] * multiple}, {multiple} (batch_multiple) images on "
+                f"the canvas of {self.canvases[-1][0]}x{self.canvases[-1][1]}, got {most}"
+            )
+        return tuple(min(most // area, max(_LARGEST_PIXEL_BATCH, multiple)) // multiple * multiple for area in areas)
 
 
 def _values(column: np.ndarray | Packed, record: np.ndarray, real: np.ndarray) -> np.ndarray:

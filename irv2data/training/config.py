@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from irv2data.errors import UsageError
-from irv2data.pipeline.config import FITS, require_size
+from irv2data.pipeline.config import FITS, NATIVE, require_size
 
 SMALLEST_IMAGE = 75  # pixels: below it Inception-ResNet-v2's last stages have nothing left to look at
 NUM_BLOCKS = 44  # stem and mixed_5b as one, 10 block35, mixed_6a, 20 block17, mixed_7a, 10 block8, conv_7b
@@ -52,6 +52,10 @@ class TrainConfig:
         require_size("image_size", self.image_size)
         for ok, rule in (
             (self.fit in FITS, f"fit must be one of {', '.join(FITS)}, got {self.fit!r}"),
+            (
+                self.fit != NATIVE,
+                "fit 'native' needs a model that masks its padding, which `train` does not have yet; use another fit",
+            ),
             (
                 min(self.image_size) >= SMALLEST_IMAGE,
                 f"image_size must be at least {SMALLEST_IMAGE} for Inception-ResNet-v2, got {self.image_size}",

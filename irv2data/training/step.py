@@ -22,7 +22,7 @@ class Preprocessor:
         output: `pipeline.output`.
 
     Attributes:
-        graphs: Canvas shape [b, H, W, 3] to its graph.
+        graphs: Shape of a replica's canvases [b, H, W, 3] (or finished images) to its graph.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, output: OutputSpec):
@@ -33,11 +33,13 @@ class Preprocessor:
     def __call__(self, batch: dict[str, Any]) -> Any:
         """Per-replica images [b, h, w, 3] of a distributed batch."""
         # All replicas have the same shape in a step, so the first one speaks for them.
-        shape = tuple(self._strategy.experimental_local_results(batch["canvas"])[0].shape)
+        pixels = batch["image"] if "image" in batch else batch["canvas"]
+        shape = tuple(self._strategy.experimental_local_results(pixels)[0].shape)
         if shape not in self.graphs:
             # A function each, so that a second trace of any of them would show (its tracing count).
             self.graphs[shape] = tf.function(lambda batch: self._on_replicas(batch))
-        return self.graphs[shape]({name: batch[name] for name in ("canvas", "box", "flip")})
+        used = ("canvas", "box", "flip", "size", "fitted", "image")
+        return self.graphs[shape]({name: batch[name] for name in used if name in batch})
 
     def _on_replicas(self, batch: dict[str, Any]) -> Any:
         return self._strategy.run(lambda batch: preprocess(batch, self._output), args=(batch,))

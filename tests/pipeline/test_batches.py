@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import irv2data
-from irv2data.pipeline.plan import FILLER
+from irv2data.pipeline.planned import FILLER
 
 DTYPES = {
     "canvas": "uint8",

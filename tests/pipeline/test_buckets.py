@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from irv2data.pipeline.buckets import GRID, canvas_of_level, choose_canvases, group, level_of
+from irv2data.pipeline.buckets import GRID, canvas_of_level, choose_canvases, choose_shapes, group, level_of
 
 OUTPUTS = [(299, 299), (100, 200), (200, 100), (64, 48), (33, 299), (16, 16)]
 
@@ -71,6 +71,42 @@ def test_ladder_by_hand():
     assert choose_canvases(np.array([[5, 5]]), (32, 32), 4, 1) == ((16, 16),)
 
 
+def landscapes_and_portraits(count, seed):
+    rng = np.random.default_rng(seed)
+    long, aspect = rng.integers(40, 400, count), rng.uniform(1, 2.2, count)
+    sizes = np.stack([long, (long / aspect).astype(int)], axis=1)
+    sizes[rng.random(count) < 0.3] = sizes[rng.random(count) < 0.3][:1, ::-1] if count < 9 else [390, 200]
+    turned = rng.random(count) < 0.5
+    sizes[turned] = sizes[turned, ::-1]
+    return sizes
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shapes_are_nearly_the_best_of_all(seed):
+    sizes = landscapes_and_portraits(30, seed)
+    top = sizes.max(axis=0)
+    grid = -(-sizes // GRID) * GRID
+    every = list(itertools.product(sorted(set(grid[:, 0].tolist())), sorted(set(grid[:, 1].tolist()))))
+    largest = tuple((-(-top // GRID) * GRID).tolist())
+    for count in (1, 2, 3):
+        ladder = choose_shapes(sizes, count, top)
+        assert ladder[-1] == largest
+        assert len(ladder) <= count
+        assert all(height % GRID == width % GRID == 0 for height, width in ladder)
+        assert [math.prod(shape) for shape in ladder] == sorted(math.prod(shape) for shape in ladder)
+        best = min(pixels(sizes, [*chosen, largest]) for chosen in itertools.combinations(every, count - 1))
+        assert best <= pixels(sizes, ladder) <= 1.02 * best
+
+
+def test_shapes_by_hand():
+    sizes = np.array([[100, 50]] * 10 + [[50, 100]] * 10 + [[300, 300]])
+    assert choose_shapes(sizes, 1, np.array([300, 300])) == ((304, 304),)
+    assert choose_shapes(sizes, 2, np.array([300, 300])) == ((112, 112), (304, 304))
+    assert choose_shapes(sizes, 3, np.array([300, 300])) == ((64, 112), (112, 64), (304, 304))
+    # More canvases than sizes are not needed, and the largest has to hold what is not among them.
+    assert choose_shapes(sizes, 9, np.array([300, 310])) == ((64, 112), (112, 64), (304, 304), (304, 320))
+
+
 LADDER = ((16, 16), (32, 32), (48, 48), (64, 64))
 
 
@@ -80,9 +116,11 @@ def test_group(batch, batches):
     rng = np.random.default_rng(batch * 100 + batches)
     for _ in range(20):
         sizes = rng.integers(1, rng.choice([20, 40, 65]), (batches * batch, 2))
-        order, canvas = group(sizes, LADDER, batch)
+        rows, canvas, left = group(sizes, LADDER, [batch] * len(LADDER))
+        order = np.stack(rows)
         assert order.shape == (batches, batch)
         assert canvas.shape == (batches,)
+        assert len(left) == 0
         assert sorted(order.ravel().tolist()) == list(range(batches * batch))
         shapes = np.array(LADDER)[canvas]
         assert (sizes[order] <= shapes[:, None]).all()
@@ -99,12 +137,38 @@ def test_group(batch, batches):
 
 def test_group_by_hand():
     sizes = np.array([[10, 10], [40, 40], [10, 10], [30, 30], [10, 10], [60, 60]])
-    order, canvas = group(sizes, LADDER, 2)
+    rows, canvas, _ = group(sizes, LADDER, [2] * 4)
+    order = np.stack(rows)
     # 0 and 2 fill the smallest canvas, 4 moves up beside 3; 1 moves up beside 5.
     assert order.tolist() == [[0, 2], [3, 4], [1, 5]]
     assert canvas.tolist() == [0, 1, 3]
 
 
 def test_group_decides_by_both_sides():
-    order, canvas = group(np.array([[10, 33], [33, 10], [16, 16], [16, 17]]), LADDER, 1)
-    assert dict(zip(order.ravel().tolist(), canvas.tolist(), strict=True)) == {0: 2, 1: 2, 2: 0, 3: 1}
+    rows, canvas, _ = group(np.array([[10, 33], [33, 10], [16, 16], [16, 17]]), LADDER, [1] * 4)
+    assert dict(zip(np.concatenate(rows).tolist(), canvas.tolist(), strict=True)) == {0: 2, 1: 2, 2: 0, 3: 1}
+
+
+def test_what_is_left_over_moves_to_the_smallest_canvas_that_holds_it():
+    ladder = ((16, 64), (64, 32), (40, 64), (64, 64))
+    sizes = np.array([[10, 60], [10, 60], [10, 60], [60, 30], [10, 20], [60, 60], [30, 30]])
+    # 0 and 1 fill the first canvas with 2; 4, which it has left over, moves on, to the second.
+    rows, canvas, left = group(sizes, ladder, [3, 3, 1, 1])
+    assert [row.tolist() for row in rows] == [[0, 1, 2], [3, 4, 6], [5]]
+    assert (canvas.tolist(), left.tolist()) == ([0, 1, 3], [])
+    # 0 is too wide for the second, and 1 too high for the third: they pass them over and meet on the last.
+    rows, canvas, left = group(sizes[[0, 3, 5]], ladder, [2, 2, 2, 2])
+    assert [row.tolist() for row in rows] == [[0, 1]]
+    assert (canvas.tolist(), left.tolist()) == ([3], [2])
+
+
+def test_batches_may_differ_from_canvas_to_canvas():
+    rng = np.random.default_rng(7)
+    sizes = rng.integers(1, 65, (200, 2))
+    batches = [24, 16, 8, 4]
+    rows, canvas, left = group(sizes, LADDER, batches)
+    assert [len(row) for row in rows] == [batches[number] for number in canvas]
+    assert sorted(np.concatenate([*rows, left]).tolist()) == list(range(200))
+    assert len(left) < 4
+    for row, number in zip(rows, canvas, strict=True):
+        assert (sizes[row] <= LADDER[number]).all()

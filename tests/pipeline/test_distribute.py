@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import tensorflow as tf
 
 import irv2data
 from irv2data.errors import UsageError
-from irv2data.pipeline.config import MAX_CHUNK
+from irv2data.pipeline.config import MAX_CHUNK, PipelineConfig
 from irv2data.pipeline.distribute import Share, share_of
-from irv2data.pipeline.plan import FILLER
+from irv2data.pipeline.planned import FILLER
 
 
 def make(dataset, **options):
@@ -100,8 +101,18 @@ def test_a_step_that_is_not_there(dataset, cpu_strategy):
 
 def test_the_second_of_two_workers_with_two_replicas_each():
     context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=1, num_replicas_in_sync=4)
-    assert share_of(40, 4)(context) == Share(start=20, replicas=2, size=10, chunks=1)
-    assert share_of(4 * 65, 4)(context) == Share(start=130, replicas=2, size=65, chunks=2)
+    for batch, size, chunks, chunk in ((40, 10, 1, 10), (4 * 65, 65, 2, 33)):
+        share = share_of(plan_of(batch), 4)(context)
+        assert share == Share(first=2, replicas=2, total=4, most=batch)
+        assert (share.size, share.chunks, share.chunk) == (size, chunks, chunk)
+
+
+def plan_of(*batch_sizes, multiple=None):
+    """What of a plan `share_of` needs."""
+    config = PipelineConfig(batch_size=batch_sizes[0])
+    if multiple:
+        config = PipelineConfig(fit="native", max_pixels_per_batch=1, batch_multiple=multiple)
+    return SimpleNamespace(config=config, batch_sizes=batch_sizes)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 6])
@@ -111,19 +122,38 @@ def test_the_workers_shares_cover_the_batch_once(workers, size):
     rows = []
     for worker in range(workers):
         context = tf.distribute.InputContext(workers, worker, replicas)
-        share = share_of(replicas * size, replicas)(context)
+        share = share_of(plan_of(replicas * size), replicas)(context)
         assert share.size == size
         assert share.chunk <= MAX_CHUNK
         assert share.chunks * share.chunk - share.chunks < size <= share.chunks * share.chunk
-        rows += range(share.start, share.start + share.replicas * share.size)
-    assert rows == list(range(replicas * size))
+        rows += share.rows(np.array([size]))[0].tolist()
+    assert [row for row in rows if row >= 0] == list(range(replicas * size))
+    assert len(rows) == replicas * share.chunks * share.chunk
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_shares_of_batches_that_differ(workers):
+    sizes = (160, 40, 8)
+    for worker in range(workers):
+        share = share_of(plan_of(*sizes, multiple=8), 2)(tf.distribute.InputContext(workers, worker, 2))
+        assert (share.size, share.chunks, share.chunk) == (80, 2, 40)
+        rows = share.rows(np.array(sizes) // 2).reshape(3, share.replicas, 2, 40)
+        for size, batch in zip(sizes, rows, strict=True):
+            for replica, chunks in enumerate(batch, start=worker):
+                assert [row for row in chunks.ravel().tolist() if row >= 0] == list(
+                    range(replica * size // 2, (replica + 1) * size // 2)
+                )
+                # Equally long, the last one but for what is missing in all.
+                assert [(chunk >= 0).sum() for chunk in chunks] == [size // 4, size // 4]
+    with pytest.raises(UsageError, match=r"^batch_multiple 8 is not divisible by 3 replicas; use 6 or 9$"):
+        share_of(plan_of(*sizes, multiple=8), 3)
 
 
 def test_the_shares_of_two_workers_make_the_global_batches(dataset):
     pipeline = make(dataset, batch_size=24, fit="random_resized_crop")
-    share = share_of(24, 4)
+    share = share_of(pipeline.plan, 4)
     parts = [
-        list(pipeline._share([(1, 2)], share(tf.distribute.InputContext(2, worker, 4))).as_numpy_iterator())
+        list(pipeline._share([(1, 2)], share(tf.distribute.InputContext(2, worker, 4)), None).as_numpy_iterator())
         for worker in range(2)
     ]
     for step, batch in enumerate(pipeline.batches(epoch=1, step=2).as_numpy_iterator()):

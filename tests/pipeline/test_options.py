@@ -15,7 +15,19 @@ from irv2data.pipeline.config import OutputSpec, PipelineConfig
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fit": "stretch"}, "fit must be one of resize, center_crop, random_resized_crop, got 'stretch'"),
+        (
+            {"fit": "stretch"},
+            "fit must be one of resize, center_crop, random_resized_crop, letterbox, native, got 'stretch'",
+        ),
+        ({"max_pixels": 100}, "max_pixels goes with fit='native', got fit='resize'"),
+        ({"fit": "native", "max_pixels": 0}, "max_pixels must be 1 or more, got 0"),
+        ({"max_pixels_per_batch": 100}, "max_pixels_per_batch goes with fit='native', got fit='resize'"),
+        ({"fit": "native", "max_pixels_per_batch": 0}, "max_pixels_per_batch must be 1 or more, got 0"),
+        ({"batch_multiple": 0}, "batch_multiple must be 1 or more, got 0"),
+        ({"pad_value": 256}, "pad_value must be in [0, 255], got 256"),
+        ({"pad_value": "white"}, "pad_value must be a number, got 'white'"),
+        ({"resize_on": "gpu"}, "resize_on must be one of auto, host, device, got 'gpu'"),
+        ({"max_bad_records": -1}, "max_bad_records must be 0 or more, got -1"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
         ({"batch_size": "64"}, "batch_size must be a whole number, got '64'"),

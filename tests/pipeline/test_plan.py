@@ -12,7 +12,8 @@ from irv2data.index import BASELINE, PLACE_COLUMNS, PNG
 from irv2data.manifest import Contents
 from irv2data.pipeline import order
 from irv2data.pipeline.config import DRAWS, PipelineConfig
-from irv2data.pipeline.plan import FILLER, WINDOW, Plan
+from irv2data.pipeline.plan import WINDOW, Plan
+from irv2data.pipeline.planned import FILLER
 
 
 class MadeUpSplit:
@@ -173,7 +174,7 @@ def test_fields_come_from_the_index():
     assert dtypes == {
         "record": "int64", "label": "int64", "weight": "float32", "shard": "int32", "offset": "int64",
         "format": "int32", "scale": "int32", "crop": "int32", "reduce": "int32", "size": "int32", "box": "float32",
-        "flip": "bool", "draws": "float32", "canvas": "int32",
+        "output": "int32", "flip": "bool", "draws": "float32", "canvas": "int32", "rows": "int32",
     }  # fmt: skip
 
 

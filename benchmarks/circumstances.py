@@ -1,0 +1,29 @@
+"""What figures depend on beside the code: machine, load, versions, command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def circumstances(name: str) -> dict[str, Any]:
+    """Goes with the figures of `benchmarks.NAME`."""
+    return {
+        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[1], 1),  # of five minutes; well above `cores`, others were computing too
+        "python": platform.python_version(),
+    }
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,161 @@
+"""What becomes of a chunk that cannot be made: an error that names shard and record, or filler in the record's place.
+
+The usual path carries none of this: a chunk is made in one go, and only where that fails its rows are tried one by one.
+(A catch around every image would cost a tenth of the speed.)
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import textwrap
+import threading
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from irv2data.pipeline.batch import Maker, real_rows
+from irv2data.pipeline.places import places
+from irv2data.split import Split
+
+_LOG = logging.getLogger(__name__)
+
+# What a row is where its record is damaged: filler, as in `planned.Batches`.
+_FILLER: dict[str, Any] = {
+    "record": -1,
+    "label": 0,
+    "weight": 0,
+    "size": 1,
+    "output": 1,
+    "box": [0, 0, 1, 1],
+    "flip": False,
+}
+
+
+class BadRecords:
+    """The damaged records that a pipeline has come across in this process, and how many there may be.
+
+    Args:
+        split: Their split.
+        most: Different records that are tolerated.
+
+    Attributes:
+        records: Rows of the split's index, in the order they were found.
+    """
+
+    def __init__(self, split: Split, most: int):
+        self.records: list[int] = []
+        self._split = split
+        self._most = most
+        self._lock = threading.Lock()
+
+    def describe(self, record: int, error: Exception) -> str:
+        """The record's place and what is wrong with it, in one line."""
+        return f"{self._split.folder}: {places(self._split, [record])[0]}: cannot be read or decoded: {reason(error)}"
+
+    def add(self, record: int, error: Exception) -> None:
+        """Notes a damaged record; one that was noted before, in another epoch for instance, counts once.
+
+        Raises:
+            ValueError: They are more than are tolerated.
+        """
+        with self._lock:
+            if record in self.records:
+                return
+            self.records.append(record)
+            text = self.describe(record, error)
+            if len(self.records) > self._most:
+                raise ValueError(f"more than max_bad_records={self._most} damaged records, the last one: {text}")
+            _LOG.warning("%s; filler of weight 0 takes its place", text)
+
+
+def reason(error: Exception) -> str:
+    """What TensorFlow says of an error, without the graph's nodes and the operation that noticed it."""
+    noise = r"\{\{[^}]*\}\}|\[\[.*?\]\]|\[Op:.*|Error in user-defined function passed to .*? with iterator: \S+:(?= )"
+    text = re.sub(noise, " ", str(error), flags=re.DOTALL)
+    return textwrap.shorten(text, 200, placeholder=" ...") or type(error).__name__
+
+
+class Recovery:
+    """Makes chunks that carry damaged records, of one pipeline.
+
+    Args:
+        maker: Makes chunks.
+        bad: Told of damaged records, where `max_bad_records` tolerates any.
+        remedy: What the error ends with.
+    """
+
+    def __init__(self, maker: Maker, bad: BadRecords, remedy: str):
+        self.maker = maker
+        self._bad = bad
+        self._remedy = remedy
+        # Traced when it is first needed, then used for every row.
+        self._image = tf.function(lambda row: maker.images(row).get_single_element(), reduce_retracing=True)
+
+    def chunk(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A chunk that could not be made, row by row.
+
+        Args:
+            plan: Its plan, eager tensors.
+
+        Raises:
+            ValueError: A record is damaged, and not tolerated. (TensorFlow makes an InvalidArgumentError of it.)
+        """
+        maker = self.maker
+        rows, number = real_rows(plan)
+        sound = np.ones(len(plan["record"]), bool)
+        height, width = maker.height_and_width(plan).numpy()
+        pixels = np.zeros((len(sound), height, width, 3), maker.dtype.as_numpy_dtype)
+        for row in range(int(number)):
+            try:
+                image = self._image({name: value[row : row + 1] for name, value in rows.items()}).numpy()
+                pixels[row, : image.shape[0], : image.shape[1]] = image
+            except tf.errors.OpError as error:
+                record = int(rows["record"][row])
+                if not maker.config.max_bad_records:
+                    raise ValueError(f"{self._bad.describe(record, error)}; {self._remedy}") from None
+                self._bad.add(record, error)
+                sound[row] = False
+        # If all rows are sound now, it was no damage: a disk or a network failed for a moment.
+        return maker.finish(plan if sound.all() else self._with_filler(plan, sound), tf.constant(pixels))
+
+    def _with_filler(self, plan: dict[str, tf.Tensor], sound: np.ndarray) -> dict[str, tf.Tensor]:
+        """The plan with filler in the places of the damaged records."""
+        new = dict(plan)
+        for name in (*_FILLER, *self.maker.config.columns):
+            value = plan[name].numpy()
+            value[~sound] = b"" if value.dtype == object else _FILLER.get(name, 0)
+            new[name] = tf.constant(value, plan[name].dtype)
+        return new
+
+
+def chunk_dataset(plan: dict[str, tf.Tensor], recovery: Recovery) -> tf.data.Dataset:
+    """One chunk as a dataset of one element.
+
+    Args:
+        plan: Its plan, as `feed.planned_chunks` gives it.
+        recovery: Of the pipeline.
+
+    Returns:
+        A dataset of what `Maker.finish` returns. Iterating it raises `tf.errors.InvalidArgumentError` at a damaged
+        record, naming it, unless it is tolerated.
+    """
+    maker = recovery.maker
+    once = tf.data.Dataset.from_tensors(maker.cut(plan))
+    made = once.map(maker.make)
+    spec = made.element_spec
+
+    def again(plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        # In Python, because it is rare: as a graph it would be traced for every pipeline, and triple the time until
+        # the first batch.
+        @tf.autograph.experimental.do_not_convert  # it would fill the error with lines of its own
+        def call(*values: np.ndarray) -> list[Any]:
+            chunk = recovery.chunk(dict(zip(plan, map(tf.constant, values), strict=True)))
+            return [chunk[name].numpy() for name in spec]
+
+        values = tf.numpy_function(call, list(plan.values()), [each.dtype for each in spec.values()])
+        return {name: tf.ensure_shape(value, spec[name].shape) for name, value in zip(spec, values, strict=True)}
+
+    # Of a dataset of one element: what is ignored is one error, and the sequence cannot become shorter or endless.
+    return made.ignore_errors().concatenate(once.map(again)).take(1)
