@@ -188,11 +188,12 @@ class Pipeline:
         recovery = Recovery(maker, self._bad, remedy)
         # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
         chunks = planned_chunks(self.plan, begins, share)
-        # One worker a chunk. One more chunk than cores is open, so that no core waits while a finished one is taken;
-        # the order stays that of the plan, which costs nothing because chunks of a batch are equally long.
+        # One worker a chunk, as many open as there are cores; what interleave prefetches beyond them keeps the cores busy
+        # while a finished chunk is taken. Measured on two cores: one chunk more was slower by an eighth and larger by a
+        # tenth, two more as fast and larger by a fifth. The order stays that of the plan.
         batches = chunks.interleave(
             lambda plan: chunk_dataset(plan, recovery),
-            cycle_length=cores + 1,
+            cycle_length=cores,
             num_parallel_calls=cores,
             deterministic=True,
         )
