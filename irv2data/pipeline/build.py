@@ -188,9 +188,9 @@ class Pipeline:
         recovery = Recovery(maker, self._bad, remedy)
         # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
         chunks = planned_chunks(self.plan, begins, share)
-        # One worker a chunk, as many open as there are cores; what interleave prefetches beyond them keeps the cores busy
-        # while a finished chunk is taken. Measured on two cores: one chunk more was slower by an eighth and larger by a
-        # tenth, two more as fast and larger by a fifth. The order stays that of the plan.
+        # One worker a chunk, as many open as there are cores; what interleave prefetches beyond them keeps the cores
+        # busy while a finished chunk is taken. Measured on two cores: one chunk more was slower by an eighth and larger
+        # by a tenth, two more as fast and larger by a fifth. The order stays that of the plan.
         batches = chunks.interleave(
             lambda plan: chunk_dataset(plan, recovery),
             cycle_length=cores,
