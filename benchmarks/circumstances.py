@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,19 @@ def circumstances(name: str) -> dict[str, Any]:
         "load": round(os.getloadavg()[1], 1),  # of five minutes; well above `cores`, others were computing too
         "python": platform.python_version(),
     }
+
+
+def tell(figures: Iterable[dict[str, Any]], record: str | None) -> bool:
+    """Prints figures as JSON lines as they come, appends them to a file, and says whether all are `met`."""
+    met = True
+    for each in figures:
+        line = json.dumps(each)
+        print(line, flush=True)
+        met = met and each["met"]
+        if record:
+            with open(record, "a") as file:
+                file.write(line + "\n")
+    return met
 
 
 def cpu_model() -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -27,6 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from benchmarks.circumstances import circumstances, tell
 
 LEAST_RATIO = {0: 1.4, 400: 0.7}  # by max_short_side: of the conversion's images/s to those of the full decode
 MOST_MIB = 1.5e9 / (1 << 20)
@@ -194,7 +195,7 @@ def listing(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
 
 
-def _peak() -> int:
+def peak() -> int:
     """The most memory of this process so far, in bytes; not getrusage's, which begins with that of the parent."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) << 10
@@ -246,9 +247,9 @@ def child_listing(count: str) -> dict[str, float]:
         with suppress(FirstTaskError):
             convert(os.path.join(place, "source"), os.path.join(place, "out"))
     times = list(marks.values())
-    peak = _peak()
+    most = peak()
     parts = {name: end - start for name, start, end in zip(list(marks)[1:], times, times[1:], strict=False)}
-    return {"wall": times[-1] - times[0], "peak": peak, **parts}
+    return {"wall": times[-1] - times[0], "peak": most, **parts}
 
 
 def child(name: str, *arguments: str, watch: Callable[[int], None] = lambda pid: None) -> dict[str, float]:
@@ -300,27 +301,13 @@ def main() -> int:
     unknown = set(options.benchmarks) - set(_BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(_BENCHMARKS)}")
-    met = True
-    for name in options.benchmarks or _BENCHMARKS:
-        for figures in _BENCHMARKS[name](options):
-            line = json.dumps({**figures, **_circumstances()})
-            print(line, flush=True)
-            met = met and figures["met"]
-            if options.record:
-                with open(options.record, "a") as file:
-                    file.write(line + "\n")
-    return 0 if met else 1
-
-
-def _circumstances() -> dict[str, Any]:
-    packages = ("numpy", "pillow", "simplejpeg", "google-crc32c", "protobuf")
-    return {
-        "command": " ".join(["python -m benchmarks.conversion", *sys.argv[1:]]),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[1], 1),  # of five minutes; above `cores`, others were computing too
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
+    versions = {name: version(name) for name in ("numpy", "pillow", "simplejpeg", "google-crc32c", "protobuf")}
+    figures = (
+        {**each, **circumstances("conversion"), "versions": versions}
+        for name in options.benchmarks or _BENCHMARKS
+        for each in _BENCHMARKS[name](options)
+    )
+    return 0 if tell(figures, options.record) else 1
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from benchmarks.conversion import Peak, spread
 from benchmarks.feeds import Data, SkipError
 from benchmarks.loaders_report import BASES, TITLES, YARDSTICK, draw, text
 from benchmarks.peers import python_of
-from benchmarks.turns import Memory, cpu_seconds, turn
+from benchmarks.turns import cpu_seconds, turn
 
 FEEDS = feeds_tensorflow.FEEDS | feeds_other.FEEDS
 _WARM_BATCHES, _WARM_SECONDS = 6, 1.5
@@ -100,7 +100,7 @@ def compare(
                 if number:
                     measured[name] = run(name, data, options.seconds)
                 else:
-                    with Memory() as peak:
+                    with Peak() as peak:
                         measured[name] = run(name, data, options.seconds, peak)
                     measured[name]["peak_mib"] = peak.largest / (1 << 20)
             except SkipError as error:

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.circumstances import circumstances
+from benchmarks.circumstances import circumstances, tell
 from benchmarks.conversion import spread
 from benchmarks.feeds import BATCH, SIDE, Data
 from benchmarks.turns import cpu_seconds, turn
@@ -258,22 +258,17 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(_BENCHMARKS)}")
     if options.rounds < 1 or options.seconds <= 0 or options.epochs < 2 or options.files < 8 * BATCH:
         parser.error(f"rounds and seconds must be positive, epochs 2 or more, files {8 * BATCH} or more")
-    met = True
     with tempfile.TemporaryDirectory(prefix="irv2data-bench-") as place:
         cores = sorted(os.sched_getaffinity(0))[: options.cores]
         data, about = prepare(Path(place), options.files, options.images, cores=len(cores))
         os.sched_setaffinity(0, cores)  # children inherit it
-        for name in options.benchmarks or _BENCHMARKS:
-            for figures in _BENCHMARKS[name](data, options):
-                versions = {"versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")}}
-                circumstantial = {**about, **versions, **circumstances("pipeline")}
-                line = json.dumps({**figures, "rounds": options.rounds, **circumstantial})
-                print(line, flush=True)
-                met = met and figures["met"]
-                if options.record:
-                    with open(options.record, "a") as file:
-                        file.write(line + "\n")
-    return 0 if met else 1
+        about["versions"] = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+        figures = (
+            {**each, "rounds": options.rounds, **about, **circumstances("pipeline")}
+            for name in options.benchmarks or _BENCHMARKS
+            for each in _BENCHMARKS[name](data, options)
+        )
+        return 0 if tell(figures, options.record) else 1
 
 
 if __name__ == "__main__":

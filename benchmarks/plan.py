@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.circumstances import circumstances
-from benchmarks.conversion import _peak, spread
+from benchmarks.circumstances import circumstances, tell
+from benchmarks.conversion import peak, spread
 
 EPOCH_RECORDS, EPOCH_SECONDS = 1_280_000, 2.0
 FIRST_SECONDS, MOST_BYTES = 10.0, 2e9
@@ -56,7 +56,7 @@ def write_index(folder: Path, records: int) -> None:
 
 def child(folder: str, records: str) -> dict[str, Any]:
     """Times in seconds, memory in bytes."""
-    before = _peak()
+    before = peak()
     from irv2data.pipeline.config import PipelineConfig
     from irv2data.pipeline.plan import Plan
     from irv2data.split import Contents, Shard, Split
@@ -86,7 +86,7 @@ def child(folder: str, records: str) -> dict[str, Any]:
     # A late step costs no more than the first one.
     late = time.perf_counter()
     plan.batch(7, plan.steps_per_epoch(7) - 1)
-    return {**found, "late_step_seconds": time.perf_counter() - late, "peak": _peak(), "before": before}
+    return {**found, "late_step_seconds": time.perf_counter() - late, "peak": peak(), "before": before}
 
 
 def measure(records: int, rounds: int) -> dict[str, Any]:
@@ -96,11 +96,11 @@ def measure(records: int, rounds: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.plan", "--child", place, str(records)]
         each = [json.loads(subprocess.check_output(command)) for _ in range(rounds)]
     seconds = {name: spread((one[name] for one in each), 3) for name in each[0] if name.endswith("_seconds")}
-    peak = spread((one["peak"] / (1 << 20) for one in each), 1)
-    met = seconds["first_batch_seconds"]["median"] <= FIRST_SECONDS and peak["max"] * (1 << 20) < MOST_BYTES
+    resident = spread((one["peak"] / (1 << 20) for one in each), 1)
+    met = seconds["first_batch_seconds"]["median"] <= FIRST_SECONDS and resident["max"] * (1 << 20) < MOST_BYTES
     if records == EPOCH_RECORDS:
         met = met and seconds["epoch_seconds"]["median"] <= EPOCH_SECONDS
-    return {"benchmark": "plan", "records": records, "rounds": rounds, **seconds, "peak_mib": peak, "met": met}
+    return {"benchmark": "plan", "records": records, "rounds": rounds, **seconds, "peak_mib": resident, "met": met}
 
 
 def main() -> int:
@@ -112,16 +112,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--record", help="file that the figures are appended to as JSON lines")
     options = parser.parse_args()
-    met = True
-    for records in options.records:
-        figures = measure(records, options.rounds)
-        line = json.dumps({**figures, **circumstances("plan")})
-        print(line, flush=True)
-        met = met and figures["met"]
-        if options.record:
-            with open(options.record, "a") as file:
-                file.write(line + "\n")
-    return 0 if met else 1
+    figures = ({**measure(records, options.rounds), **circumstances("plan")} for records in options.records)
+    return 0 if tell(figures, options.record) else 1
 
 
 if __name__ == "__main__":

@@ -17,15 +17,6 @@ from benchmarks.feeds import SkipError
 from benchmarks.peers import ROOT
 
 
-class Memory(Peak):
-    """As `Peak`, and goes on where a process ends just while its threads are listed, at which pathlib raises."""
-
-    def _sample(self) -> None:
-        while not self._ended.is_set():
-            with suppress(FileNotFoundError):
-                super()._sample()
-
-
 def turn(
     module: str, *arguments: str, seconds: float, python: Path | None = None, peak: Peak | None = None
 ) -> dict[str, Any]:
@@ -75,16 +66,10 @@ def turn(
 def cpu_seconds() -> float:
     """Processor time of this process and its descendants that are still there."""
     ticks = 0
-    for pid in _family():
+    for pid in family(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _family() -> list[int]:
-    while True:
-        with suppress(FileNotFoundError):  # as above
-            return family(os.getpid())

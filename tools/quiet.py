@@ -51,12 +51,11 @@ def reading(dataset: str) -> Iterator[None]:
     Raises:
         DatasetError: A shard is missing, cut off or damaged.
     """
-    import tensorflow as tf
+    from irv2data.pipeline.faults import DAMAGE, reason
 
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        first = str(error).split("[Op:", 1)[0].splitlines()[0].strip()
+    except DAMAGE as error:
         raise DatasetError(
-            f"{dataset}: a record cannot be read ({first}); `irv2data verify --deep {dataset}` says which"
+            f"{dataset}: a record cannot be read ({reason(error)}); `irv2data verify --deep {dataset}` says which"
         ) from error

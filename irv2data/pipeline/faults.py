@@ -21,6 +21,10 @@ from irv2data.split import Split
 
 _LOG = logging.getLogger(__name__)
 
+# What reading and decoding a damaged record raises. Anything else (no memory, no permission, a network that is down) is
+# no fault of the record, and nothing that filler should hide.
+DAMAGE = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
+
 # What a row is where its record is damaged: filler, as in `planned.Batches`.
 _FILLER: dict[str, Any] = {
     "record": -1,
@@ -63,10 +67,10 @@ class BadRecords:
         with self._lock:
             if record in self.records:
                 return
-            self.records.append(record)
             text = self.describe(record, error)
-            if len(self.records) > self._most:
+            if len(self.records) == self._most:  # not noted: met again, it is one too many again
                 raise ValueError(f"more than max_bad_records={self._most} damaged records, the last one: {text}")
+            self.records.append(record)
             _LOG.warning("%s; filler of weight 0 takes its place", text)
 
 
@@ -113,7 +117,7 @@ class Recovery:
                 pixels[row, : image.shape[0], : image.shape[1]] = image
             except tf.errors.OpError as error:
                 record = int(rows["record"][row])
-                if not maker.config.max_bad_records:
+                if not maker.config.max_bad_records or not isinstance(error, DAMAGE):
                     raise ValueError(f"{self._bad.describe(record, error)}; {self._remedy}") from None
                 self._bad.add(record, error)
                 sound[row] = False

@@ -40,6 +40,8 @@ def resume(saved: Mapping[str, Any], dataset: Dataset, split: Split, config: Pip
     missing = {"epoch", "step", "fingerprint", "config", "dataset", "split", "records"} - saved.keys()
     if missing:
         raise UsageError(f"state: lacks {', '.join(sorted(missing))}")
+    if not isinstance(saved["config"], Mapping):
+        raise UsageError(f"state: config must be a dict of options, got {saved['config']!r}")
     # As JSON gives it back, for tuples become lists there.
     here = json.loads(json.dumps(_identity(dataset, split, config)))
     there = json.loads(json.dumps({name: saved[name] for name in here}))

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from irv2data.labels import CLASS
-from irv2data.pipeline.config import DRAWS, NATIVE
+from irv2data.index import FLOAT, INT
+from irv2data.labels import CLASS, CLASSES, NUMBER
+from irv2data.pipeline.config import DRAWS, LETTERBOX, NATIVE
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.planned import FILLER
 
-_SMALL = 4 * 4 + 2 * 4 + 1 + DRAWS * 4 + 8 + 8 + 4  # bytes a row of box, size, flip, draws, label, record, weight
+_BOX = 16  # bytes
 
 
 def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
         if plan.split.contents.labels == CLASS:
             bucketed += [_entropy(label[here]) for label, here in zip(batches.label, there, strict=True)]
             unbucketed += _without_buckets(plan, epoch, window, batches.rows)
-    sampled = int(steps.sum())
+    sampled, beside = int(steps.sum()), _bytes_beside(plan)
     height, width = plan.config.image_size
     finished = (total / max(1, images.sum() + filler)) if plan.config.fit == NATIVE else height * width
     rows = images.sum() + filler
@@ -65,13 +66,22 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
         "distinct_shapes": len(shapes),
         "padding_waste": 1 - valid / total if total else 0.0,
         "filler": filler,
-        "bytes_per_step": (3 * total + _SMALL * int(rows)) / sampled if sampled else 0.0,
-        "bytes_per_image": (3 * total + _SMALL * int(rows)) / int(rows) if rows else 0.0,
-        "host_bytes_per_image": 12 * finished + _SMALL - 16,
+        "bytes_per_step": (3 * total + (beside + _BOX) * int(rows)) / sampled if sampled else 0.0,
+        "bytes_per_image": (3 * total + (beside + _BOX) * int(rows)) / int(rows) if rows else 0.0,
+        "host_bytes_per_image": 12 * finished + beside,
         "class_entropy": {"bucketed": float(np.mean(bucketed)), "unbucketed": float(np.mean(unbucketed))}
         if bucketed
         else None,
     }
+
+
+def _bytes_beside(plan: Plan) -> int:
+    """Bytes a row of everything but pixels and box; columns of strings stay on the host."""
+    contents = plan.split.contents
+    label = {CLASSES: 4 * len(contents.classes), NUMBER: 4}.get(contents.labels, 8)
+    columns = sum({INT: 8, FLOAT: 4}.get(contents.columns[name], 0) for name in plan.config.columns)
+    fitted = 16 if plan.config.fit == LETTERBOX else 0
+    return 2 * 4 + 1 + 4 * DRAWS + 8 + 4 + label + columns + fitted  # size, flip, draws, record, weight
 
 
 def _without_buckets(plan: Plan, epoch: int, window: int, rows: np.ndarray) -> list[float]:

@@ -192,6 +192,31 @@ def test_more_damage_than_tolerated_stops(copy):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"more than max_bad_records=2 damaged records, the last"):
         for _ in pipeline.batches():
             pass
+    assert len(pipeline.bad_records) == 2
+    # And again: what was one too many is not passed over the next time.
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than max_bad_records=2 damaged records"):
+        for _ in pipeline.batches():
+            pass
+
+
+def test_what_is_no_damage_is_not_hidden(copy, monkeypatch):
+    pipeline = Pipeline(copy, batch_size=20, image_size=(32, 32), max_bad_records=200)
+    flip(copy, 40, 300)
+
+    def full(self, *arguments):
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+    real = faults.Recovery.chunk
+
+    def without_memory(self, plan):
+        self._image = full.__get__(self)
+        return real(self, plan)
+
+    monkeypatch.setattr(faults.Recovery, "chunk", without_memory)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="cannot be read or decoded: no memory"):
+        for _ in pipeline.batches():
+            pass
+    assert pipeline.bad_records == ()
 
 
 def test_a_whole_shard_may_be_lost(copy):

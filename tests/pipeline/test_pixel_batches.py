@@ -10,7 +10,10 @@ import pytest
 
 import irv2data
 from irv2data.errors import UsageError
-from tests.pipeline.test_plan import make_plan, whole_epoch
+from irv2data.pipeline.config import PipelineConfig
+from irv2data.pipeline.plan import Plan
+from irv2data.pipeline.summary import describe
+from tests.pipeline.test_plan import MadeUpSplit, make_plan, whole_epoch
 
 
 def make(dataset, **options):
@@ -78,6 +81,17 @@ def test_many_windows():
         assert plan.place(epoch, step) == (3, 0)
 
 
+@pytest.mark.parametrize("shuffle", ["full", None])
+def test_a_window_without_a_batch(shuffle):
+    # 4096 records and 3 more, of which no batch can be made.
+    options = {"fit": "native", "max_pixels_per_batch": 80_000, "batch_multiple": 8, "image_size": (16, 16)}
+    plan = make_plan(4099, {"largest": 90}, shuffle=shuffle, **options)
+    assert plan.windows_per_epoch() == 2
+    assert len(plan.window(0, 1)) == 0
+    assert plan.steps_per_epoch() == len(plan.window(0, 0))
+    assert plan.place(0, plan.steps_per_epoch()) == (2, 0)
+
+
 def test_a_budget_too_small_for_a_batch_is_refused(dataset):
     with pytest.raises(UsageError, match=r"^max_pixels_per_batch must be at least \d+, 4 \(batch_multiple\) images on"):
         make(dataset, max_pixels_per_batch=2_000)
@@ -98,8 +112,6 @@ def test_replicas_must_divide_the_multiple(dataset, cpu_strategy):
 )
 def test_describe_is_what_the_epoch_is(options):
     plan = make_plan(2003, {"largest": 200}, **options)
-    from irv2data.pipeline.summary import describe
-
     told = describe(plan, epoch=1)
     shapes, steps, images, filler, valid, total, entropies = set(), Counter(), Counter(), 0, 0, 0, []
     for step in range(plan.steps_per_epoch(1)):
@@ -131,23 +143,22 @@ def test_describe_is_what_the_epoch_is(options):
         assert told["class_entropy"]["bucketed"] == pytest.approx(told["class_entropy"]["unbucketed"], abs=1e-9)
 
 
-def test_bytes_are_those_of_a_batch(dataset):
-    pipeline = make(dataset, fit="resize", max_pixels=None, max_pixels_per_batch=None, batch_size=12)
+@pytest.mark.parametrize("fit", ["resize", "letterbox"])
+def test_bytes_are_those_of_a_batch(dataset, fit):
+    pipeline = make(dataset, fit=fit, max_pixels=None, max_pixels_per_batch=None, batch_size=12)
     told = pipeline.describe()
     sizes = [sum(value.nbytes for value in batch.values()) for batch in pipeline.batches().as_numpy_iterator()]
     assert told["bytes_per_step"] == pytest.approx(np.mean(sizes))
-    host = make(dataset, fit="resize", max_pixels=None, max_pixels_per_batch=None, batch_size=12, resize_on="host")
+    host = make(dataset, fit=fit, max_pixels=None, max_pixels_per_batch=None, batch_size=12, resize_on="host")
     (batch,) = host.batches().take(1).as_numpy_iterator()
     assert told["host_bytes_per_image"] == sum(value.nbytes for value in batch.values()) / 12
 
 
 def test_classes_of_one_size_each_skew_bucketed_batches():
-    plan = make_plan(2000, {"largest": 200}, batch_size=20)
-    from irv2data.pipeline.summary import describe
-
-    side = np.maximum(plan.split.array("height"), plan.split.array("width"))
-    plan.split._columns["label"] = np.digitize(side, np.quantile(side, [0.2, 0.4, 0.6, 0.8])).astype(np.int32)
-    entropy = describe(plan)["class_entropy"]
+    split = MadeUpSplit(2000, largest=200)
+    side = np.maximum(split.array("height"), split.array("width"))
+    split._columns["label"] = np.digitize(side, np.quantile(side, [0.2, 0.4, 0.6, 0.8])).astype(np.int32)
+    entropy = describe(Plan(split, PipelineConfig(image_size=(16, 16), batch_size=20)))["class_entropy"]
     assert entropy["bucketed"] < 0.8 * entropy["unbucketed"]
     assert entropy["unbucketed"] == pytest.approx(math.log2(5), abs=0.2)
 

@@ -88,6 +88,7 @@ def test_what_changes_no_batch_may_change(dataset):
         ({"epoch": -1}, "epoch must be 0 or more, got -1"),
         ({"step": 1.5}, "epoch and step must be whole numbers, got 0 and 1.5"),
         ({"step": True}, "epoch and step must be whole numbers, got 0 and True"),
+        ({"config": "none"}, "config must be a dict of options, got 'none'"),
         ({"fingerprint": "0" * 64}, "damaged, its fingerprint is not that of its content"),
     ],
 )
