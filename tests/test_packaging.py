@@ -34,7 +34,7 @@ def test_extras():
 
 
 def test_requirements_of_the_worker_processes_are_direct():
-    names = {re.match(r"[A-Za-z0-9-]+", text).group() for text in requirements()}
+    names = {re.match(r"[A-Za-z0-9.-]+", text).group() for text in requirements()}
     assert names == {
         "tensorflow",
         "keras",
@@ -45,6 +45,7 @@ def test_requirements_of_the_worker_processes_are_direct():
         "protobuf",
         "google-crc32c",
         "simplejpeg",
+        "cykooz.resizer",
     }
 
 

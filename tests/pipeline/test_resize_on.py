@@ -25,8 +25,8 @@ GPUS = on("/job:localhost/replica:0/task:0/device:GPU:0", "/job:localhost/replic
 
 
 def test_auto_goes_by_the_devices_and_the_bytes():
-    # 3 bytes a pixel of canvas, 12 a pixel of a finished image: a canvas of 48x48 has as many as one of 24x24.
-    large = make_plan(100, batch_size=10, image_size=(24, 24), canvases=((96, 96),), resize_on="auto")
+    # 3 bytes a pixel of canvas, 12 a pixel of a finished image: a canvas of 48x48 has as many as an image of 24x24.
+    large = make_plan(100, batch_size=10, image_size=(24, 24), canvases=((50, 50),), resize_on="auto")
     assert on_host(large, CPUS)
     assert on_host(large, GPUS)
     small = make_plan(100, {"largest": 48}, batch_size=10, image_size=(24, 24), canvases=((48, 48),), resize_on="auto")
