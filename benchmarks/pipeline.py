@@ -98,7 +98,7 @@ def child_reading(dataset: str, shuffle: str, seconds: str) -> dict[str, float]:
 
     chunks = planned_chunks(plan, [(epoch, 0) for epoch in range(_EPOCHS)], Share.whole(BATCH))
     cores = available_cores()
-    batches = chunks.interleave(read, cycle_length=cores + 1, num_parallel_calls=cores, deterministic=True)
+    batches = chunks.interleave(read, cycle_length=cores, num_parallel_calls=cores, deterministic=True)
     return _rate(iter(batches.prefetch(2)), BATCH, float(seconds))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Split:
     index: Mapping[str, str]
     contents: Contents
 
-    @property
+    @cached_property  # the plan asks for it in every window
     def num_records(self) -> int:
         """Number of records in the split."""
         return sum(shard.records for shard in self.shards)

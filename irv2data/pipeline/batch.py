@@ -85,7 +85,7 @@ class Maker:
         Args:
             plan: The fields of `planned.Batches` for one chunk, each [N, ..]; `canvas` int32 [2].
             images: One for each of the first rows; those without are filler.
-            number: int32 [], how many there are.
+            number: int32 [], how many there are; `tf.errors.InvalidArgumentError` where there are fewer.
 
         Returns:
             uint8 or (with `on_host`) float32 [N, H, W, 3], zero outside each image.
@@ -98,7 +98,8 @@ class Maker:
         # One worker a chunk, hence no parallelism of its own; one element, hence nothing is left over to lose.
         every = images.concatenate(filler)
         stacked = every.batch(count) if same else every.padded_batch(count, padded_shapes=tf.cast(shape, tf.int64))
-        return stacked.get_single_element()
+        # An error where images are missing: reading says nothing of a shard that ends before a record.
+        return tf.reshape(stacked.get_single_element(), tf.concat([[tf.cast(count, tf.int32)], shape], axis=0))
 
     def finish(self, plan: dict[str, tf.Tensor], pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """The finished chunk: its pixels as `stack` gives them, and what goes along.
@@ -140,12 +141,14 @@ class Maker:
         config = self.config
         if not self.on_host and config.fit != NATIVE:
             return window
-        if config.flips:
-            window, box = host.mirror(window, box, flip)
         if config.fit == NATIVE:
             pixels = host.native(window, box, output, antialias=config.antialias)
-            return host.normalize(pixels) if self.on_host else pixels
-        pixels = host.normalize(host.resize_box(window, box, output, antialias=config.antialias))
+        else:
+            pixels = host.resize_box(window, box, output, antialias=config.antialias)
+        if config.flips:
+            pixels = tf.cond(flip, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+        if self.on_host:
+            pixels = host.normalize(pixels)
         if config.fit == LETTERBOX:
             before = self._margin(output)
             after = tf.constant(config.image_size) - output - before

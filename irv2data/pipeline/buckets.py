@@ -135,8 +135,8 @@ def group(
         canvas: int64 [number of batches], which canvas each batch uses.
         left: int64 [L], the positions in no batch: fewer than a batch of the last canvas.
     """
-    shapes = np.array(canvases)
-    fits = np.asarray((sizes[:, None] <= shapes).all(axis=2))
+    heights, widths = np.array(canvases).T
+    fits = (sizes[:, :1] <= heights) & (sizes[:, 1:] <= widths)
     waiting = np.zeros(len(sizes), np.int64)  # the canvas each record waits for
     waiting[:] = fits.argmax(axis=1)
     rows: list[np.ndarray] = []

@@ -97,12 +97,14 @@ class Pipeline:
         self.plan.check_step(epoch, step)
         return epoch, step
 
-    def batches(self, epoch: int = 0, step: int = 0) -> tf.data.Dataset:
-        """One epoch's global batches, from `step` on.
+    def batches(self, epoch: int = 0, step: int = 0, *, epochs: int = 1) -> tf.data.Dataset:
+        """An epoch's global batches, from `step` on, and those of the epochs after it.
 
         Args:
             epoch: 0 or more.
             step: In [0, steps_per_epoch(epoch)]; starting late costs nothing, no earlier step is replayed.
+            epochs: How many, this one included. A new iterator takes a second or two until its first batch; within one
+                an epoch follows the other at once.
 
         Returns:
             A `tf.data.Dataset` of dicts, B = `batch_size`: `canvas` uint8 [B, H, W, 3], zero outside the image;
@@ -124,9 +126,9 @@ class Pipeline:
         Raises:
             UsageError: There is no such step.
         """
-        return self._share([(epoch, step)], Share.whole(max(self.plan.batch_sizes)), None)
+        return self._share(_begins(epoch, step, epochs), Share.whole(max(self.plan.batch_sizes)), None)
 
-    def distribute(self, strategy: tf.distribute.Strategy, epoch: int = 0, step: int = 0) -> Any:
+    def distribute(self, strategy: tf.distribute.Strategy, epoch: int = 0, step: int = 0, *, epochs: int = 1) -> Any:
         """The same batches for a strategy: replica r of R gets rows [r B/R, (r+1) B/R) of each.
 
         All replicas have the same canvas shape in the same step, and the global batches do not depend on R.
@@ -135,6 +137,7 @@ class Pipeline:
             strategy: `MirroredStrategy`, `OneDeviceStrategy`, `MultiWorkerMirroredStrategy` or the default strategy.
             epoch: 0 or more.
             step: In [0, steps_per_epoch(epoch)].
+            epochs: How many, this one included, as in `batches`.
 
         Returns:
             A distributed dataset of dicts as in `batches`, each value split over the replicas. Feed its elements to
@@ -143,8 +146,8 @@ class Pipeline:
         Raises:
             UsageError: The replicas do not divide `batch_size` (or `batch_multiple`), or there is no such step.
         """
-        share = share_of(self.plan, strategy.num_replicas_in_sync)
-        return distribute(strategy, lambda context: self._share([(epoch, step)], share(context), strategy))
+        share, begins = share_of(self.plan, strategy.num_replicas_in_sync), _begins(epoch, step, epochs)
+        return distribute(strategy, lambda context: self._share(begins, share(context), strategy))
 
     def for_fit(self, strategy: tf.distribute.Strategy, *, epochs: int, start: tuple[int, int] = (0, 0)) -> Any:
         """Several epochs for Keras' `model.fit`, each planned anew.
@@ -167,7 +170,7 @@ class Pipeline:
         """
         if not 0 <= start[0] < epochs:
             raise UsageError(f"start: epoch must be in [0, {epochs}), got {start[0]}")
-        begins = [start, *((epoch, 0) for epoch in range(start[0] + 1, epochs))]
+        begins = _begins(*start, epochs - start[0])
         return distribute_for_keras(
             strategy, lambda share: self._share(begins, share, strategy).map(_for_fit), self.plan
         )
@@ -201,6 +204,13 @@ class Pipeline:
             batches = batches.batch(share.chunks).map(maker.join)
         # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
         return batches.prefetch(2 * share.replicas)
+
+
+def _begins(epoch: int, step: int, epochs: int) -> list[tuple[int, int]]:
+    """The first (epoch, step) of each of some epochs."""
+    if epochs < 1:
+        raise UsageError(f"epochs must be 1 or more, got {epochs}")
+    return [(epoch, step), *((following, 0) for following in range(epoch + 1, epoch + epochs))]
 
 
 def _config(options: dict[str, Any]) -> PipelineConfig:

@@ -78,6 +78,8 @@ def reason(error: Exception) -> str:
     """What TensorFlow says of an error, without the graph's nodes and the operation that noticed it."""
     noise = r"\{\{[^}]*\}\}|\[\[.*?\]\]|\[Op:.*|Error in user-defined function passed to .*? with iterator: \S+:(?= )"
     text = re.sub(noise, " ", str(error), flags=re.DOTALL)
+    if "Dataset was empty" in text:  # no record where one should begin
+        return "the shard ends before it"
     return textwrap.shorten(text, 200, placeholder=" ...") or type(error).__name__
 
 

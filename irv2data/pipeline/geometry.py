@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SCALES = (8, 4, 2)
+_SHIFTS = (1, 2, 3)  # JPEG decodes at one over 2, 4 and 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,20 @@ class Windows:
     box: np.ndarray
 
 
+def scale_shift(extent: np.ndarray, output: np.ndarray | tuple[int, int]) -> np.ndarray:
+    """The binary logarithm of the scale that a JPEG is decoded at: int64 [N], 0 to 3.
+
+    Args:
+        extent: int64 [N, 2], height and width of the source boxes in pixels.
+        output: Height and width of the finished images, or int [N, 2] of each: no box is decoded to less.
+    """
+    height, width = np.moveaxis(np.asarray(output), -1, 0)
+    shift = np.zeros(len(extent), np.int64)
+    for more in _SHIFTS:
+        shift += (extent[:, 0] >= height << more) & (extent[:, 1] >= width << more)
+    return shift
+
+
 def decode_windows(
     boxes: np.ndarray,
     image_size: np.ndarray,
@@ -52,14 +66,10 @@ def decode_windows(
         largest: Height and width of the largest canvas; along each axis at least twice the output and 2, or at least
             every image's side. None where windows are resized before they are put on a canvas: nothing is reduced.
     """
-    scale = np.ones(len(boxes), np.int64)
-    output = np.broadcast_to(np.asarray(output), (len(boxes), 2))
-    for candidate in SCALES:
-        enough = (boxes[:, 2:] >= candidate * output).all(axis=1)
-        scale = np.where(scalable & enough & (scale == 1), candidate, scale)
-    scaled_size = -(-image_size // scale[:, None])
-    start = boxes[:, :2] // scale[:, None]
-    stop = np.minimum(-(-(boxes[:, :2] + boxes[:, 2:]) // scale[:, None]), scaled_size)
+    shift = np.where(scalable, scale_shift(boxes[:, 2:], output), 0)[:, None]
+    scaled_size = -(-image_size >> shift)
+    start = boxes[:, :2] >> shift
+    stop = np.minimum(-(-(boxes[:, :2] + boxes[:, 2:]) >> shift), scaled_size)
     extent = stop - start
     limit = extent if largest is None else np.array(largest)
     # One cell fewer than the limit, because a window that starts inside a cell can touch one more.
@@ -68,10 +78,10 @@ def decode_windows(
     size = -(-stop // reduce) - first
     crop_start = first * reduce
     crop_stop = np.minimum((first + size) * reduce, scaled_size)
-    source_pixels = scale[:, None] * reduce
+    source_pixels = reduce << shift
     box = np.concatenate([boxes[:, :2] / source_pixels - first, boxes[:, 2:] / source_pixels], axis=1)
     return Windows(
-        scale=scale.astype(np.int32),
+        scale=(1 << shift[:, 0]).astype(np.int32),
         crop=np.concatenate([crop_start, crop_stop - crop_start], axis=1).astype(np.int32),
         reduce=reduce.astype(np.int32),
         size=size.astype(np.int32),

@@ -48,13 +48,6 @@ def resize_box(window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialia
     return tf.cond(tf.reduce_all(tf.equal(box, whole)), whole_window, any_box)
 
 
-def mirror(window: tf.Tensor, box: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The window and its box read from right to left where `flip` (bool []) says so: uint8 [H, W, 3], float32 [4]."""
-    width = tf.cast(tf.shape(window)[1], tf.float32)
-    turned = tf.stack([box[0], width - box[1] - box[3], box[2], box[3]])
-    return tf.cond(flip, lambda: (tf.reverse(window, [1]), turned), lambda: (window, box))
-
-
 def native(window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialias: bool) -> tf.Tensor:
     """A whole image at its own size, or at a smaller one where it has to be shrunk: uint8 [h, w, 3]."""
 

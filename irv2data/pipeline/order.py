@@ -7,6 +7,7 @@ epoch is known without shuffling 90 million.
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -29,15 +30,20 @@ def uniforms(seed: int, epoch: int, window: int, stream: str, shape: tuple[int, 
             no other.
         shape: Of the result.
     """
-    raw = _philox(seed, epoch, window, stream).random_raw(int(np.prod(shape)))
-    return ((np.asarray(raw, np.uint64) >> np.uint64(11)) * 2.0**-53).reshape(shape)
+    raw = np.asarray(_philox(seed, epoch, window, stream).random_raw(math.prod(shape)), np.uint64)
+    raw >>= np.uint64(11)
+    # Below 2^53 signed and unsigned are the same, and signed numbers are converted twice as fast.
+    numbers = raw.view(np.int64).astype(np.float64)
+    numbers *= 2.0**-53
+    return numbers.reshape(shape)
 
 
 def permute(index: np.ndarray, n: int, seed: int, epoch: int, stream: str = "order") -> np.ndarray:
     """The images of `index` under a keyed permutation of [0, n).
 
-    A Feistel network over the next power of four, walked along its cycles until the value is below n (Black and
-    Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The round function is the finalizer of MurmurHash3.
+    A Feistel network over the next power of two, its halves a bit apart where they have to be, walked along its cycles
+    until the value is below n (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The round function
+    is the finalizer of MurmurHash3.
 
     Args:
         index: int64 [M], positions in [0, n).
@@ -49,15 +55,17 @@ def permute(index: np.ndarray, n: int, seed: int, epoch: int, stream: str = "ord
     Returns:
         int64 [M].
     """
-    half = np.uint64(max(1, (max(n - 1, 1).bit_length() + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
-    keys = np.asarray(_philox(seed, epoch, 0, stream).random_raw(_ROUNDS), np.uint64)
+    bits = max(2, (n - 1).bit_length())
+    shift = np.uint64(bits // 2)
+    high, low = (np.uint64((1 << width) - 1) for width in (bits - bits // 2, bits // 2))
+    keys = np.asarray(_philox(seed, epoch, 0, stream).random_raw(_ROUNDS), np.uint64).reshape(-1, 2)
 
     def encrypt(value: np.ndarray) -> np.ndarray:
-        left, right = value >> half, value & mask
-        for key in keys:
-            left, right = right, left ^ (_mix(right ^ key) & mask)
-        return (left << half) | right
+        left, right = value >> shift, value & low
+        for to_left, to_right in keys:
+            left ^= _mix(right ^ to_left) & high
+            right ^= _mix(left ^ to_right) & low
+        return (left << shift) | right
 
     value = encrypt(index.astype(np.uint64))
     outside = np.flatnonzero(value >= n)
@@ -86,6 +94,9 @@ def _philox(seed: int, epoch: int, window: int, stream: str) -> np.random.Philox
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    value = (value ^ (value >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    value = (value ^ (value >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return value ^ (value >> np.uint64(33))
+    """In place: new arrays cost as much as the arithmetic."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        value ^= value >> np.uint64(33)
+        value *= np.uint64(factor)
+    value ^= value >> np.uint64(33)
+    return value

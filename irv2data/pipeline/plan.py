@@ -61,9 +61,10 @@ class Plan:
         self._check_largest()
         self.batch_sizes = self._batch_sizes()
         if self.steps_per_epoch() == 0:
+            size = "batch_size" if config.max_pixels_per_batch is None else "max_pixels_per_batch"
             raise DatasetError(
                 f"{split.folder}: split {split.name!r} has {split.num_records} records, a batch needs "
-                f"{self.batch_sizes[0]}; use a smaller batch_size or another split"
+                f"{self.batch_sizes[-1]}; use a smaller {size} or another split"
             )
 
     def steps_per_epoch(self, epoch: int = 0) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import irv2data
+from irv2data.errors import UsageError
 from irv2data.pipeline.planned import FILLER
 
 DTYPES = {
@@ -84,6 +85,14 @@ def test_an_epoch_of_several_windows_can_be_entered_around_their_borders(dataset
     ]
     for step in (63, 64, 65):
         assert_equal(epoch_of(pipeline, 0, step), whole[step:])
+
+
+def test_epochs_follow_one_another(dataset):
+    pipeline = make(dataset, fit="random_resized_crop")
+    apart = [*epoch_of(pipeline, 2, 3), *epoch_of(pipeline, 3), *epoch_of(pipeline, 4)]
+    assert_equal(list(pipeline.batches(2, 3, epochs=3).as_numpy_iterator()), apart)
+    with pytest.raises(UsageError, match="epochs must be 1 or more, got 0"):
+        pipeline.batches(epochs=0)
 
 
 def test_the_same_pipeline_twice_gives_the_same_batches(dataset):

@@ -55,6 +55,23 @@ def test_a_shard_cut_at_a_record_boundary(copy, batch_size, lost):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         read_all(copy, batch_size=batch_size, drop_remainder=False)
     assert any(named(caught.value, copy, row) for row in rows[-lost:].tolist())
+    assert "cannot be read or decoded: the shard ends before it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"resize_on": "host", "batch_size": 20}, {"fit": "native", "max_pixels_per_batch": 2_000_000}]
+)
+def test_a_shard_cut_at_a_record_boundary_where_batches_are_made_otherwise(copy, options):
+    split = copy.splits["train"]
+    (*_, last) = np.flatnonzero(split.column("shard") == 1).tolist()
+    os.truncate(split.paths[1], int(split.column("offset")[last]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the shard ends before it") as caught:
+        read_all(copy, drop_remainder=False, **options)
+    assert named(caught.value, copy, last)
+    batches = read_all(copy, drop_remainder=False, max_bad_records=1, **options)
+    assert sorted(record for batch in batches for record in batch if record >= 0) == [
+        record for record in range(split.num_records) if record != last
+    ]
 
 
 def test_an_empty_shard(copy):

@@ -37,9 +37,9 @@ def per_replica(strategy, data):
 )
 def test_replicas_get_the_row_blocks_of_the_global_batches(dataset, cpu_strategy, options, replicas):
     pipeline, strategy = make(dataset, **options), cpu_strategy(replicas)
-    expected = list(pipeline.batches(epoch=1, step=1).as_numpy_iterator())
-    steps = list(per_replica(strategy, pipeline.distribute(strategy, epoch=1, step=1)))
-    assert len(steps) == len(expected) == pipeline.steps_per_epoch() - 1
+    expected = list(pipeline.batches(epoch=1, step=1, epochs=2).as_numpy_iterator())
+    steps = list(per_replica(strategy, pipeline.distribute(strategy, epoch=1, step=1, epochs=2)))
+    assert len(steps) == len(expected) == 2 * pipeline.steps_per_epoch() - 1
     size = pipeline.config.batch_size // replicas
     for parts, batch in zip(steps, expected, strict=True):
         assert {part["canvas"].shape for part in parts} == {(size, *batch["canvas"].shape[1:])}

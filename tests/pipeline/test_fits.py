@@ -150,3 +150,18 @@ def test_a_random_crop_by_hand():
     side = round(np.sqrt(0.54 * 400 * 400))  # 294
     expected = [[int(0.5 * (400 - side + 1)), 400 - side, side, side]]
     np.testing.assert_array_equal(boxes_of([(400, 400)], draws, fit="random_resized_crop"), expected)
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(300, 1), (1199, 2), (1200, 4), (2399, 4), (2400, 8), (6000, 8)])
+def test_random_crops_that_are_scaled_consist_of_whole_decoded_pixels(side, pixels):
+    draws = np.random.default_rng(3).random((500, CROP_DRAWS))
+    draws[:, 0] = 1 - 1e-9  # of almost the whole image, so that `side` decides the scale
+    draws[:, 10] = 0.5
+    boxes = boxes_of(np.full((500, 2), side + 2), draws, fit="random_resized_crop", image_size=(300, 300))
+    assert (boxes[:, 2:] >= side - pixels).all()
+    assert (boxes % pixels == 0).all()
+    exact = boxes_of(np.full((500, 2), side + 2), draws, fit="random_resized_crop", image_size=(90_000, 90_000))
+    moved = exact - boxes
+    assert (moved >= 0).all()
+    assert (moved < pixels).all()
+    assert_inside(boxes, np.full((500, 2), side + 2))

@@ -55,7 +55,7 @@ def test_streams_permute_differently():
 def test_permute_golden_values():
     assert permute(np.arange(12), 12, 0, 0).tolist() == [10, 4, 8, 7, 3, 6, 9, 2, 1, 5, 0, 11]
     far = permute(np.array([0, 1, 89_999_999]), 90_000_000, 5, 2)
-    assert far[:2].tolist() == [72630770, 59883893]
+    assert far[:2].tolist() == [72967984, 72611809]
     assert 0 <= far[2] < 90_000_000
 
 
