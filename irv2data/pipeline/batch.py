@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from irv2data import schema
 from irv2data.pipeline import host
+from irv2data.pipeline.cache import HostCache
 from irv2data.pipeline.config import LETTERBOX, NATIVE, PipelineConfig
 from irv2data.pipeline.decode import decode_window
 from irv2data.pipeline.distribute import Share
@@ -34,6 +35,7 @@ class Maker:
         on_host: Images are resized here, not on the device.
         share: Whose rows, and in how many chunks.
         key: Key of the compressed image in a record.
+        cache: Where decoded images are kept; None if they are not.
     """
 
     paths: tf.Tensor
@@ -41,6 +43,7 @@ class Maker:
     on_host: bool
     share: Share
     key: str = schema.ENCODED
+    cache: HostCache | None = None
 
     @property
     def varies(self) -> bool:
@@ -54,8 +57,16 @@ class Maker:
 
     def make(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One chunk in one go: from its plan, as for `stack`, to what `finish` gives; raises what `images` raises."""
+        return self.finish(plan, self.pixels(plan))
+
+    def pixels(self, plan: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The pictures of a chunk in one tensor, as `stack` gives them; raises what `images` raises."""
         rows, number = real_rows(plan)
-        return self.finish(plan, self.stack(plan, self.images(rows), number))
+        if self.cache is None:
+            return self.stack(plan, self.images(rows), number)
+        missing = self.cache.missing(rows["record"])
+        with tf.control_dependencies([tf.cond(tf.reduce_any(missing), lambda: self._keep(rows, missing), _nothing)]):
+            return self.cache.gather(plan["record"], plan["crop"], plan["canvas"])
 
     def cut(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The rows of a chunk that are its own, where batches differ in size; all of them where they do not."""
@@ -78,6 +89,19 @@ class Maker:
         how = tf.data.Dataset.from_tensor_slices(tuple(plan[name] for name in (*_HOW, *_FINISH)))
         encoded = read_records(self.paths, plan["shard"], plan["offset"], self.key)
         return tf.data.Dataset.zip((encoded, how)).map(self._image)
+
+    def _keep(self, rows: dict[str, tf.Tensor], missing: tf.Tensor) -> tf.Tensor:
+        """Decodes those images of some rows that are missing in the cache."""
+        assert self.cache is not None
+        rows = {name: tf.boolean_mask(rows[name], missing) for name in ("record", *_PLACE, "format")}
+        encoded = read_records(self.paths, rows["shard"], rows["offset"], self.key)
+
+        def decode(scale: tf.Tensor, window: tf.Tensor, reduce: tf.Tensor) -> tf.data.Dataset:
+            how = tf.data.Dataset.from_tensor_slices((rows["format"], scale, window, reduce))
+            return tf.data.Dataset.zip((encoded, how)).map(lambda encoded, how: decode_window(encoded, *how))
+
+        with tf.control_dependencies([self.cache.fill(rows["record"], decode)]):
+            return _nothing()
 
     def stack(self, plan: dict[str, tf.Tensor], images: tf.data.Dataset, number: tf.Tensor) -> tf.Tensor:
         """The pictures of a chunk in one tensor, filler behind them.
@@ -142,9 +166,9 @@ class Maker:
         if not self.on_host and config.fit != NATIVE:
             return window
         if config.fit == NATIVE:
-            pixels = host.native(window, box, output, antialias=config.antialias)
+            pixels = host.native(window, box, output, antialias=config.antialias, method=config.method)
         else:
-            pixels = host.resize_box(window, box, output, antialias=config.antialias)
+            pixels = host.resize_box(window, box, output, antialias=config.antialias, method=config.method)
         if config.flips:
             pixels = tf.cond(flip, lambda: tf.reverse(pixels, [1]), lambda: pixels)
         if self.on_host:
@@ -163,6 +187,10 @@ class Maker:
     @property
     def _static(self) -> tuple[int | None, ...]:
         return self.config.image_size if self.on_host and self.config.fit != NATIVE else (None, None)
+
+
+def _nothing() -> tf.Tensor:
+    return tf.constant(True)
 
 
 def real_rows(plan: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:

@@ -120,6 +120,12 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return values[np.unique(np.linspace(0, len(values) - 1, _SIDES).round().astype(int))]
 
 
+def smallest(sizes: np.ndarray, shapes: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """The first of some shapes that holds each size: int64 [N] of int [N, 2]; the last one holds all."""
+    heights, widths = np.array(shapes).T
+    return np.asarray(((sizes[:, :1] <= heights) & (sizes[:, 1:] <= widths)).argmax(axis=1))
+
+
 def group(
     sizes: np.ndarray, canvases: tuple[tuple[int, int], ...], batches: Sequence[int]
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:

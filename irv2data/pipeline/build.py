@@ -12,6 +12,7 @@ from irv2data.errors import UsageError
 from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
 from irv2data.pipeline.batch import Maker
+from irv2data.pipeline.cache import HostCache
 from irv2data.pipeline.config import OutputSpec, PipelineConfig
 from irv2data.pipeline.distribute import Share, distribute, distribute_for_keras, on_host, share_of
 from irv2data.pipeline.faults import BadRecords, Recovery, chunk_dataset
@@ -45,11 +46,19 @@ class Pipeline:
         self.config = _config(options)
         self.plan = Plan(self.dataset.split(split), self.config)
         self._bad = BadRecords(self.plan.split, self.config.max_bad_records)
+        self._cache: HostCache | None = None
 
     @property
     def output(self) -> OutputSpec:
         """What `irv2data.device.preprocess` needs to know beside the batch."""
         return self.config.output
+
+    @property
+    def cache(self) -> HostCache | None:
+        """Where this pipeline keeps decoded images; None where it does not."""
+        if self._cache is None and self.plan.residence is not None:
+            self._cache = HostCache(self.plan.residence)
+        return self._cache
 
     @property
     def bad_records(self) -> tuple[Place, ...]:
@@ -113,7 +122,7 @@ class Pipeline:
             without labels), float32 [B] where labels are numbers, or float32 [B, classes], 1 for each class of a
             record that may have several; `record` int64 [B], the row of the split's index; `weight` float32 [B];
             and the `columns` asked for, int64, float32 or string [B]. Filler has record -1, label 0, weight 0, a
-            zero canvas and a valid box. H and W are one of `plan.canvases`.
+            zero canvas and a valid box. H and W are one of `plan.shapes`.
 
             `letterbox` adds `fitted` int32 [B, 4], y, x, height, width of the picture within the finished image.
             `native`: the canvas holds the image as the network is to see it, mirrored already, and `size` is its
@@ -186,6 +195,7 @@ class Pipeline:
             on_host=on_host(self.plan, strategy),
             share=share,
             key=split.contents.encoded_key,
+            cache=self.cache,
         )
         remedy = f"`irv2data verify --deep {self.dataset.folder}` looks at all records, max_bad_records tolerates some"
         recovery = Recovery(maker, self._bad, remedy)

@@ -14,6 +14,11 @@ FITS = (RESIZE, CENTER_CROP, RANDOM_RESIZED_CROP, LETTERBOX, NATIVE)
 SHUFFLES = ("full", "blocks", None)
 AUTO, HOST, DEVICE = "auto", "host", "device"
 RESIZE_ON = (AUTO, HOST, DEVICE)
+BILINEAR, LANCZOS3, AREA = "bilinear", "lanczos3", "area"
+METHODS = (BILINEAR, LANCZOS3, AREA)
+DTYPES = ("float32", "float16", "bfloat16")
+NO_CACHE = "none"
+CACHES = (NO_CACHE, HOST, AUTO)
 DRAWS = 8  # uniform numbers that each image of a batch carries, for augmentation in the step
 MAX_CHUNK = 64  # images: the unit of decoding, so that memory and parallelism do not follow the batch size
 
@@ -25,13 +30,15 @@ class OutputSpec:
     Attributes:
         image_size: Height and width of the finished images in pixels; for `native` they are those of the canvas.
         antialias: Widen the resampling kernel when shrinking, as `tf.image.resize(antialias=True)` does.
-        dtype: Floating type of the finished images, by its TensorFlow name.
+        method: Resampling kernel, by the names of `tf.image.resize`: `bilinear`, `lanczos3` or `area`.
+        dtype: Floating type of the resampling's products and of the finished images, by its TensorFlow name.
         fit: How images are fitted.
         pad_value: `letterbox`: what surrounds the picture, in [0, 255].
     """
 
     image_size: tuple[int, int]
     antialias: bool = True
+    method: str = BILINEAR
     dtype: str = "float32"
     fit: str = RESIZE
     pad_value: float = 0.0
@@ -66,11 +73,19 @@ class PipelineConfig:
             up to cover it.
         pad_value: See `OutputSpec`.
         antialias: See `OutputSpec`.
+        method: See `OutputSpec`; the host resizes `bilinear` and `lanczos3`.
+        dtype: See `OutputSpec`.
         flip: Mirror every other image at random; None: only with `random_resized_crop`.
         columns: Further columns of the dataset that batches carry along, under their own names.
         resize_on: `device`: batches carry canvases, and `device.preprocess` crops and resizes them. `host`: batches
             carry finished images. `auto`: `host` where the devices are CPUs or a canvas is more bytes than a finished
             image, else `device`. (Not the default, so that a batch has the same keys on every machine.)
+        cache: Where decoded images are kept. `none`; `host`: each is decoded once, whole, and kept in the host's
+            memory; `auto`: `host` if all of them fit into `cache_mib`, else `none`. Batches have the same records and
+            boxes either way; their pixels are those of the kept images.
+        cache_short_side: Images are kept with as few pixels as JPEG decoding by halves allows with no side below this
+            one. None stands for one and a half times the longer side of `image_size`.
+        cache_mib: Memory that `auto` may use, in MiB. None stands for half of what is available.
         max_bad_records: Different records that may turn out to be damaged; each is replaced by filler of weight 0 in
             its place. With 0 the first one is an error.
 
@@ -94,9 +109,14 @@ class PipelineConfig:
     crop_pixels: tuple[int, int] | None = None
     pad_value: float = 0.0
     antialias: bool = True
+    method: str = BILINEAR
+    dtype: str = "float32"
     flip: bool | None = None
     columns: tuple[str, ...] = ()
     resize_on: str = DEVICE
+    cache: str = NO_CACHE
+    cache_short_side: int | None = None
+    cache_mib: int | None = None
     max_bad_records: int = 0
 
     def __post_init__(self) -> None:
@@ -115,6 +135,8 @@ class PipelineConfig:
             ("max_pixels_per_batch", (int, NoneType), "a whole number or None"),
             ("batch_multiple", int, "a whole number"),
             ("max_canvas_pixels", (int, NoneType), "a whole number or None"),
+            ("cache_short_side", (int, NoneType), "a whole number or None"),
+            ("cache_mib", (int, NoneType), "a whole number or None"),
             ("max_bad_records", int, "a whole number"),
             ("pad_value", (int, float), "a number"),
             ("crop_fraction", (int, float), "a number"),
@@ -167,6 +189,26 @@ class PipelineConfig:
             (self.batch_multiple >= 1, f"batch_multiple must be 1 or more, got {self.batch_multiple}"),
             (0 <= self.pad_value <= 255, f"pad_value must be in [0, 255], got {self.pad_value}"),
             (self.resize_on in RESIZE_ON, f"resize_on must be one of {', '.join(RESIZE_ON)}, got {self.resize_on!r}"),
+            (self.method in METHODS, f"method must be one of {', '.join(METHODS)}, got {self.method!r}"),
+            (self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"),
+            (
+                self.method != AREA or (self.resize_on != HOST and self.fit != NATIVE),
+                "method='area' is the device stage's; use resize_on='device', and another fit than 'native'",
+            ),
+            (self.cache in CACHES, f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}"),
+            (
+                self.cache == NO_CACHE or self.resize_on != HOST,
+                f"cache={self.cache!r} keeps images for the device to resize; use resize_on='device'",
+            ),
+            (
+                self.cache == NO_CACHE or self.fit != NATIVE,
+                f"cache={self.cache!r} keeps images that are cropped and resized later; fit='native' does neither",
+            ),
+            (
+                self.cache_short_side is None or self.cache_short_side >= 1,
+                f"cache_short_side must be 1 or more, got {self.cache_short_side}",
+            ),
+            (self.cache_mib is None or self.cache_mib >= 1, f"cache_mib must be 1 or more, got {self.cache_mib}"),
             (self.max_bad_records >= 0, f"max_bad_records must be 0 or more, got {self.max_bad_records}"),
         ):
             if not ok:
@@ -183,10 +225,20 @@ class PipelineConfig:
         return self.max_pixels or 4 * self.image_size[0] * self.image_size[1]
 
     @property
+    def kept_side(self) -> int:
+        """The short side that images are kept with, in pixels."""
+        return self.cache_short_side or -(-3 * max(self.image_size) // 2)
+
+    @property
     def output(self) -> OutputSpec:
         """What the device stage has to make."""
         return OutputSpec(
-            image_size=self.image_size, antialias=self.antialias, fit=self.fit, pad_value=float(self.pad_value)
+            image_size=self.image_size,
+            antialias=self.antialias,
+            method=self.method,
+            dtype=self.dtype,
+            fit=self.fit,
+            pad_value=float(self.pad_value),
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from irv2data.errors import UsageError
-from irv2data.pipeline.config import AUTO, HOST, MAX_CHUNK, NATIVE
+from irv2data.pipeline.config import AREA, AUTO, HOST, MAX_CHUNK, NATIVE
 from irv2data.pipeline.plan import Plan
 
 
@@ -106,6 +106,9 @@ def on_host(plan: Plan, strategy: tf.distribute.Strategy | None) -> bool:
         strategy: The strategy that is fed; None where it is not known, for the machine's own devices.
     """
     config = plan.config
+    # What is kept is gathered for the device to resize, and means of areas are the device stage's.
+    if plan.residence is not None or config.method == AREA:
+        return False
     if config.resize_on != AUTO:
         return config.resize_on == HOST
     if strategy is None:

@@ -97,7 +97,7 @@ class Recovery:
         self._bad = bad
         self._remedy = remedy
         # Traced when it is first needed, then used for every row.
-        self._image = tf.function(lambda row: maker.images(row).get_single_element(), reduce_retracing=True)
+        self._row = tf.function(maker.pixels, reduce_retracing=True)
 
     def chunk(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """A chunk that could not be made, row by row.
@@ -115,8 +115,9 @@ class Recovery:
         pixels = np.zeros((len(sound), height, width, 3), maker.dtype.as_numpy_dtype)
         for row in range(int(number)):
             try:
-                image = self._image({name: value[row : row + 1] for name, value in rows.items()}).numpy()
-                pixels[row, : image.shape[0], : image.shape[1]] = image
+                whole = ("canvas", "rows")
+                one = {name: value if name in whole else value[row : row + 1] for name, value in plan.items()}
+                pixels[row] = self._row(one)[0].numpy()
             except tf.errors.OpError as error:
                 record = int(rows["record"][row])
                 if not maker.config.max_bad_records or not isinstance(error, DAMAGE):

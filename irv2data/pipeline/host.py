@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from irv2data.pipeline.config import BILINEAR
 
-def resize_box(window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialias: bool) -> tf.Tensor:
+
+def resize_box(
+    window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialias: bool, method: str = BILINEAR
+) -> tf.Tensor:
     """Resamples a box of an image.
 
-    Bilinear, as `tf.image.resize(antialias=antialias)` of the box cut out, where the box consists of whole pixels; of
-    one that does not, `device.resample` weighs the pixels at its edge by the share that lies inside, and this one does
-    not (at most a pixel's width at the edge of the source differs).
+    As `tf.image.resize(method=method, antialias=antialias)` of the box cut out, where the box consists of whole pixels;
+    of one that does not, `device.resample` weighs the pixels at its edge by the share that lies inside, and this one
+    does not (at most a pixel's width at the edge of the source differs).
 
     Args:
         window: uint8 [H, W, 3].
         box: float32 [4], y, x, height, width in pixels of the window.
         output: int32 [2], height and width of the result.
         antialias: Widen the kernel when shrinking.
+        method: `bilinear` or `lanczos3`.
 
     Returns:
         float32 [h, w, 3] in [0, 255].
@@ -33,10 +38,12 @@ def resize_box(window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialia
             size=output,
             scale=scale,
             translation=-box[:2] * scale,
-            kernel_type="triangle",
+            kernel_type="triangle" if method == BILINEAR else method,
             antialias=antialias,
         )[0]
 
+    if method != BILINEAR:
+        return tf.clip_by_value(any_box(), 0.0, 255.0)  # it rings beyond
     if antialias:
         return any_box()
 
@@ -48,11 +55,13 @@ def resize_box(window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialia
     return tf.cond(tf.reduce_all(tf.equal(box, whole)), whole_window, any_box)
 
 
-def native(window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialias: bool) -> tf.Tensor:
+def native(
+    window: tf.Tensor, box: tf.Tensor, output: tf.Tensor, *, antialias: bool, method: str = BILINEAR
+) -> tf.Tensor:
     """A whole image at its own size, or at a smaller one where it has to be shrunk: uint8 [h, w, 3]."""
 
     def shrunk() -> tf.Tensor:
-        return tf.cast(tf.round(resize_box(window, box, output, antialias=antialias)), tf.uint8)
+        return tf.cast(tf.round(resize_box(window, box, output, antialias=antialias, method=method)), tf.uint8)
 
     return tf.cond(tf.reduce_all(tf.equal(tf.shape(window)[:2], output)), lambda: window, shrunk)
 

@@ -22,12 +22,14 @@ from irv2data.pipeline import buckets, fits, order
 from irv2data.pipeline.config import DRAWS, NATIVE, RANDOM_RESIZED_CROP, PipelineConfig
 from irv2data.pipeline.geometry import decode_windows
 from irv2data.pipeline.planned import FILLER, Batches
+from irv2data.pipeline.residence import TILE, Residence, kept_windows, residence_for
 
 WINDOW = 64  # batches: enough that leftovers cost little padding, few enough that the first batch is there at once
 PIXEL_WINDOW = 4096  # records of a window where batches differ in size
 _LARGEST_PIXEL_BATCH = PIXEL_WINDOW // 4  # images: of tiny ones a batch would take a whole window
 _SAMPLE, _RUN = 16384, 64  # records whose sizes decide the canvases, and how many of them are neighbours
 _KEPT = 1 << 22  # records up to which the index stays mapped: of more, the pages that were read would fill the memory
+_KEPT_SAMPLE = 8  # windows whose batches decide the shapes of batches of kept images
 _COLUMNS = ("shard", "offset", "height", "width", "format")
 
 
@@ -39,8 +41,10 @@ class Plan:
         config: The pipeline's options.
 
     Attributes:
-        canvases: Canvas shapes (height, width) by rising area.
+        canvases: Canvas shapes (height, width) by rising area, which records are grouped by.
         batch_sizes: For each canvas, how many images a batch has over all replicas.
+        residence: Where decoded images are kept; None if they are not.
+        shapes: Canvas shapes that batches come in: `canvases`, unless they show windows of kept images.
 
     Raises:
         DatasetError: The split is too small for one batch.
@@ -57,6 +61,7 @@ class Plan:
         kept = (*_COLUMNS, LABEL) if split.contents.labels in (CLASS, NUMBER) else _COLUMNS
         self._kept = {name: split.array(name) for name in kept if split.num_records <= _KEPT}
         self._extra = {name: split.column(name) for name in config.columns}
+        self.residence: Residence | None = None
         self.canvases = config.canvases or self._choose_canvases()
         self._check_largest()
         self.batch_sizes = self._batch_sizes()
@@ -66,6 +71,8 @@ class Plan:
                 f"{split.folder}: split {split.name!r} has {split.num_records} records, a batch needs "
                 f"{self.batch_sizes[-1]}; use a smaller {size} or another split"
             )
+        self.residence = residence_for(split, config)
+        self.shapes = self.canvases if self.residence is None else self._kept_shapes()
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Exactly how many batches an epoch has: whatever the buckets, unless batches differ in size."""
@@ -103,10 +110,18 @@ class Plan:
             epoch: 0 or more.
             window: In [0, windows_per_epoch()).
         """
+        arrays, canvas = self._arrays(epoch, window)
+        columns = {name: arrays.pop(name) for name in self._extra}
+        if self.residence is not None:
+            canvas = buckets.smallest(_needed(arrays), self.shapes)
+        return Batches(canvas=np.array(self.shapes, np.int32)[canvas], columns=columns, **arrays)
+
+    def _arrays(self, epoch: int, window: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The fields of a window's batches but their canvas, and the number of the canvas they were grouped by."""
         config = self.config
         records = self.records(epoch, window)
-        planned = self._decisions(records, epoch, window)
-        batches, canvas = self._group(planned["size"][: len(records)])
+        planned, size = self._decisions(records, epoch, window)
+        batches, canvas = self._group(size[: len(records)])
         if config.shuffle is None:
             turn = np.argsort([rows[0] for rows in batches], kind="stable")
         else:
@@ -117,13 +132,7 @@ class Plan:
         for number, source in enumerate(turn):
             rows[number, : len(batches[source])] = batches[source]
         arrays = {name: array[rows] for name, array in planned.items()}
-        columns = {name: arrays.pop(name) for name in self._extra}
-        return Batches(
-            canvas=np.array(self.canvases, np.int32)[canvas[turn]],
-            rows=np.array([len(batches[source]) for source in turn], np.int32),
-            columns=columns,
-            **arrays,
-        )
+        return {**arrays, "rows": np.array([len(batches[source]) for source in turn], np.int32)}, canvas[turn]
 
     def batch(self, epoch: int, step: int) -> Batches:
         """One batch, with a leading dimension of 1."""
@@ -182,10 +191,11 @@ class Plan:
             record = position[inside]
         return np.concatenate([record, np.full(count - len(record), FILLER, np.int64)])
 
-    def _decisions(self, record: np.ndarray, epoch: int, window: int) -> dict[str, np.ndarray]:
+    def _decisions(self, record: np.ndarray, epoch: int, window: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Everything about each record of a window but its batch: the fields of `Batches`, [N + 1, ..].
 
-        The last row is filler, for a batch that has to be completed.
+        The last row is filler, for a batch that has to be completed. Second, the sizes by which records are grouped,
+        the same whether decoded images are kept or not: int32 [N + 1, 2].
         """
         config, count = self.config, len(record) + 1
         record = np.append(record, FILLER)
@@ -204,6 +214,10 @@ class Plan:
         flip = np.zeros(count, bool)
         if config.flips:
             flip = order.uniforms(config.seed, epoch, window, "flip", (count,)) < 0.5
+        size = output.astype(np.int32) if config.fit == NATIVE else decoded.size
+        window_fields = {"crop": decoded.crop, "size": size, "box": decoded.box}
+        if self.residence is not None:
+            window_fields = dict(zip(window_fields, kept_windows(self.residence, record, boxes), strict=True))
         return {
             "record": record,
             "label": self._labels(record, real),
@@ -212,15 +226,13 @@ class Plan:
             "offset": columns["offset"].astype(np.int64),
             "format": columns["format"].astype(np.int32),
             "scale": decoded.scale,
-            "crop": decoded.crop,
             "reduce": decoded.reduce,
-            "box": decoded.box,
+            **window_fields,
             "output": output.astype(np.int32),
-            "size": output.astype(np.int32) if config.fit == NATIVE else decoded.size,
             "flip": flip,
             "draws": order.uniforms(config.seed, epoch, window, "draws", (count, DRAWS)).astype(np.float32),
             **{name: _values(column, record, real) for name, column in self._extra.items()},
-        }
+        }, size
 
     def _labels(self, record: np.ndarray, real: np.ndarray) -> np.ndarray:
         kind = self.split.contents.labels
@@ -250,7 +262,7 @@ class Plan:
         # Runs of neighbours, for every record read brings in a page of each column, and the pages around it.
         runs = np.linspace(0, max(0, n - _RUN), _SAMPLE // _RUN).astype(np.int64)
         sample = np.arange(n) if n <= _SAMPLE else np.unique(runs[:, None] + np.arange(_RUN))
-        sizes = self._decisions(sample, 0, 0)["size"][:-1]
+        sizes = self._decisions(sample, 0, 0)[1][:-1]
         if config.fit == NATIVE:
             ladder = buckets.choose_shapes(sizes, config.buckets, self._largest_output())
         else:
@@ -260,6 +272,15 @@ class Plan:
         # Rounding up to the grid must not exceed the bound; every size was made to fit into it.
         clipped = {(min(height, bound[0]), min(width, bound[1])) for height, width in ladder}
         return tuple(sorted(clipped, key=lambda shape: (shape[0] * shape[1], shape)))
+
+    def _kept_shapes(self) -> tuple[tuple[int, int], ...]:
+        """The ladder for batches of kept images, chosen by what the batches of some windows need."""
+        assert self.residence is not None
+        some = np.unique(np.linspace(0, self.windows_per_epoch() - 1, _KEPT_SAMPLE).astype(int)).tolist()
+        needed = np.concatenate([_needed(self._arrays(0, window)[0]) for window in some])
+        shapes = buckets.choose_shapes(needed, self.config.buckets, self.residence.size.max(axis=0))
+        wide = {(height, -(-width // TILE) * TILE) for height, width in shapes}
+        return tuple(sorted(wide, key=lambda shape: (shape[0] * shape[1], shape)))
 
     def _largest_output(self) -> np.ndarray:
         """The largest height and width of any output: int64 [2]."""
@@ -296,6 +317,11 @@ def _values(column: np.ndarray | Packed, record: np.ndarray, real: np.ndarray) -
         values[real] = [column[row] for row in record[real].tolist()]
         return values
     return np.where(real, column[np.where(real, record, 0)], np.zeros((), column.dtype))
+
+
+def _needed(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Height and width that each batch needs: int [batches, 2]."""
+    return np.asarray(arrays["size"].max(axis=1))
 
 
 def _reducible(config: PipelineConfig) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from irv2data.manifest import Dataset
 from irv2data.pipeline.config import PipelineConfig
 from irv2data.split import Split
 
-VERSION = 1
+VERSION = 2
 # Options that change no batch: where the work is done, what is carried along, and what is tolerated.
-_FREE = ("resize_on", "max_bad_records", "columns")
+_FREE = ("resize_on", "dtype", "cache", "cache_mib", "max_bad_records", "columns")
 
 
 def state(dataset: Dataset, split: Split, config: PipelineConfig, epoch: int, step: int) -> dict[str, Any]:

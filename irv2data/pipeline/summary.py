@@ -29,10 +29,12 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
         `padding_waste`, the share of canvas pixels that is padding; `filler`, rows that stand for no image;
         `bytes_per_step` and `bytes_per_image` that go to the devices where they resize, `host_bytes_per_image` where
         the host does; `class_entropy` in bits within a batch, its mean: `bucketed`, and `unbucketed` for the same
-        records in their order without regard to size (None where a label is not one class).
+        records in their order without regard to size (None where a label is not one class); `cache_bytes` that kept
+        images take, 0 without a cache.
     """
     every = np.unique(np.linspace(0, plan.windows_per_epoch() - 1, windows).astype(int))
-    number = {canvas: row for row, canvas in enumerate(plan.canvases)}
+    number = {shape: row for row, shape in enumerate(plan.shapes)}
+    sizes = plan.batch_sizes if plan.shapes == plan.canvases else (plan.config.batch_size,) * len(number)
     steps, images = np.zeros(len(number), int), np.zeros(len(number), int)
     valid = total = filler = 0
     shapes: set[tuple[int, ...]] = set()
@@ -61,7 +63,7 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
         "sampled_steps": sampled,
         "canvases": [
             {"height": h, "width": w, "batch_size": size, "steps": int(n), "images": int(m)}
-            for (h, w), size, n, m in zip(plan.canvases, plan.batch_sizes, steps, images, strict=True)
+            for (h, w), size, n, m in zip(plan.shapes, sizes, steps, images, strict=True)
         ],
         "distinct_shapes": len(shapes),
         "padding_waste": 1 - valid / total if total else 0.0,
@@ -72,6 +74,7 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
         "class_entropy": {"bucketed": float(np.mean(bucketed)), "unbucketed": float(np.mean(unbucketed))}
         if bucketed
         else None,
+        "cache_bytes": 0 if plan.residence is None else plan.residence.num_bytes,
     }
 
 

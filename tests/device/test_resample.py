@@ -224,3 +224,94 @@ def test_preprocess_obeys_antialias():
     )
     np.testing.assert_allclose(plain, tf.image.resize(batch["canvas"], (10, 10)) / 127.5 - 1, atol=4e-4)
     assert np.abs(plain - smooth).max() > 0.3
+
+
+METHODS = [("lanczos3", True), ("lanczos3", False), ("area", True), ("bilinear", True), ("bilinear", False)]
+
+
+def stock(canvas, boxes, flip, image_size, method, antialias):
+    """As `by_cropping`, for any method."""
+    results = []
+    for image, (y, x, height, width), mirrored in zip(canvas, boxes.astype(int), flip, strict=True):
+        crop = tf.image.resize(image[y : y + height, x : x + width], image_size, method=method, antialias=antialias)
+        results.append((tf.image.flip_left_right(crop) if mirrored else crop).numpy())
+    return np.stack(results)
+
+
+@pytest.mark.parametrize(("method", "antialias"), METHODS)
+@pytest.mark.parametrize(("canvas", "image_size"), [((40, 40), (13, 13)), ((23, 19), (50, 64)), ((64, 8), (9, 31))])
+def test_every_method_equals_that_of_tensorflow(canvas, image_size, method, antialias):
+    rng = np.random.default_rng(7)
+    images, boxes, flip = images_of(24, *canvas), random_boxes(rng, 24, *canvas), rng.random(24) < 0.5
+    found = resample(images, boxes.astype(np.float32), flip, image_size, method=method, antialias=antialias).numpy()
+    assert np.abs(found - stock(images, boxes, flip, image_size, method, antialias)).max() < TOLERANCE
+    others = {other for other, _ in METHODS} - {method}
+    for other in others:  # a comparison that would pass any of them shows nothing
+        assert np.abs(found - stock(images, boxes, flip, image_size, other, antialias)).max() > 20 * TOLERANCE
+
+
+@pytest.mark.parametrize("output", [1, 7, 30])
+def test_areas_of_fractional_boxes(output):
+    rng = np.random.default_rng(output)
+    length, count = 24, 40
+    extent = np.exp(rng.uniform(np.log(0.3), np.log(length), count)).astype(np.float32)
+    start = (rng.random(count) * (length - extent)).astype(np.float32)
+    found = axis_weights(
+        tf.constant(start),
+        tf.constant(extent),
+        None,
+        output=output,
+        length=tf.constant(length),
+        antialias=True,
+        method="area",
+    ).numpy()
+    edges = start[:, None].astype(float) + np.arange(output + 1) / output * extent[:, None].astype(float)
+    for row in range(count):
+        for i in range(output):
+            low, high = edges[row, i], edges[row, i + 1]
+            covered = [max(0.0, min(pixel + 1, high) - max(pixel, low)) for pixel in range(length)]
+            np.testing.assert_allclose(
+                found[row, i], np.array(covered) / sum(covered), atol=1e-4 * max(1, output / extent[row])
+            )
+
+
+# What is stated for each type, of 255.
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 0.5), ("bfloat16", 3.0)])
+@pytest.mark.parametrize("method", ["bilinear", "area"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_half_precision_keeps_its_bound(dtype, bound, method, compiled):
+    rng = np.random.default_rng(3)
+    images, boxes = images_of(32, 90, 120), random_boxes(rng, 32, 90, 120).astype(np.float32)
+    flip = rng.random(32) < 0.5
+    function = tf.function(resample, jit_compile=compiled)
+    found = function(images, boxes, flip, (37, 41), method=method, dtype=dtype)
+    assert found.dtype == dtype
+    exact = resample(images, boxes, flip, (37, 41), method=method).numpy()
+    away = np.abs(tf.cast(found, tf.float32).numpy() - exact)
+    assert bound / 20 < away.max() < bound
+    assert away.mean() < bound / 5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_preprocess_computes_in_the_outputs_type(dtype):
+    batch = {
+        "canvas": images_of(8, 60, 70),
+        "box": random_boxes(np.random.default_rng(0), 8, 60, 70).astype(np.float32),
+        "flip": np.zeros(8, bool),
+    }
+    exact = preprocess(batch, OutputSpec(image_size=(20, 30))).numpy()
+    found = preprocess(batch, OutputSpec(image_size=(20, 30), dtype=dtype))
+    assert found.dtype == dtype
+    assert np.abs(tf.cast(found, tf.float32).numpy() - exact).max() < (3.5 if dtype == "bfloat16" else 0.6) / 127.5
+
+
+def test_lanczos_does_not_ring_beyond_the_range():
+    batch = {
+        "canvas": (images_of(4, 40, 40) > 100).astype(np.uint8) * 255,
+        "box": np.tile(np.array([0, 0, 40, 40], np.float32), (4, 1)),
+        "flip": np.zeros(4, bool),
+    }
+    ringing = resample(batch["canvas"], batch["box"], None, (15, 15), method="lanczos3").numpy()
+    assert ringing.min() < -1 < 256 < ringing.max()
+    found = preprocess(batch, OutputSpec(image_size=(15, 15), method="lanczos3")).numpy()
+    np.testing.assert_allclose(found, np.clip(ringing, 0, 255) / 127.5 - 1, atol=1e-6)

@@ -1,0 +1,116 @@
+"""Decoded images kept in memory: each is decoded once, by the first chunk that needs it, and gathered ever after."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from irv2data.pipeline.residence import TILE, Residence
+
+
+class HostCache:
+    """Kept images in the host's memory, for one pipeline.
+
+    Memory is taken as images come in, not at the start. What is kept, chunks of any epoch share: each writes the tiles
+    of its own images, and says that they are there only after that. Two that decode the same image at the border of
+    two epochs write the same bytes.
+
+    Args:
+        residence: Where each image lies.
+
+    Raises:
+        tf.errors.ResourceExhaustedError: The machine has not so much address space.
+    """
+
+    def __init__(self, residence: Residence):
+        self._made: dict[str, Any] = {}
+
+        def make() -> None:
+            with tf.device("CPU:0"):
+                # Not zeros: they would be written, and so take all of the memory at once.
+                empty = tf.raw_ops.Empty(shape=[residence.tiles, TILE * 3], dtype=tf.uint8, init=False)
+                self._made["tiles"] = tf.Variable(empty, trainable=False, name="kept_tiles")
+                self._made["there"] = tf.Variable(tf.zeros([len(residence.first)], tf.bool), trainable=False)
+                for name in ("scale", "reduce", "crop", "pitch", "first"):
+                    self._made[name] = tf.constant(getattr(residence, name))
+
+        # A thread of its own has no strategy: in a strategy's scope every replica would get a copy.
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        self._tiles: tf.Variable = self._made["tiles"]
+        self._there: tf.Variable = self._made["there"]
+        self._scatter(tf.constant([0], tf.int64), tf.zeros([1, TILE * 3], tf.uint8))
+
+    @property
+    def records(self) -> int:
+        """How many images are there."""
+        return int(tf.math.count_nonzero(self._there))
+
+    def missing(self, record: tf.Tensor) -> tf.Tensor:
+        """Which of some records are not there yet: bool [M]; filler (-1) never is missing."""
+        there = tf.gather(self._there, tf.maximum(record, 0))
+        return (record >= 0) & ~there
+
+    def fill(
+        self, record: tf.Tensor, decode: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.data.Dataset]
+    ) -> tf.Operation:
+        """Decodes images and keeps them.
+
+        Args:
+            record: int64 [M], records to decode.
+            decode: From scale int32 [M], window int32 [M, 4] and reduction int32 [M, 2] of whole images (as
+                `decode_window` takes them) to a dataset of the M images, uint8 [h, w, 3].
+        """
+        sides = tf.gather(self._made["crop"], record)
+        images = decode(
+            tf.gather(self._made["scale"], record),
+            tf.concat([tf.zeros_like(sides), sides], axis=1),
+            tf.gather(self._made["reduce"], record),
+        )
+        places = tf.data.Dataset.from_tensor_slices(
+            (tf.gather(self._made["first"], record), tf.gather(self._made["pitch"], record))
+        )
+        stored = tf.data.Dataset.zip((images, places)).reduce(
+            tf.constant(0, tf.int64), lambda count, image: count + self._store(image[0], *image[1])
+        )
+        with tf.control_dependencies([tf.debugging.assert_equal(stored, tf.size(record, tf.int64))]):
+            return tf.raw_ops.ResourceScatterUpdate(
+                resource=self._there.handle, indices=record, updates=tf.ones_like(record, tf.bool)
+            )
+
+    def gather(self, record: tf.Tensor, crop: tf.Tensor, height_and_width: tf.Tensor) -> tf.Tensor:
+        """Windows of kept images, on canvases.
+
+        Args:
+            record: int64 [B], all of them there; -1 for filler.
+            crop: int32 [B, 4], y, x, height, width of the windows in kept pixels, x a multiple of `TILE`.
+            height_and_width: int32 [2], of the canvas; the width is a multiple of `TILE`.
+
+        Returns:
+            uint8 [B, H, W, 3], black outside of the windows' tiles.
+        """
+        known = tf.maximum(record, 0)
+        pitch = tf.cast(tf.gather(self._made["pitch"], known), tf.int64)
+        y, x, height, width = (tf.cast(part, tf.int64) for part in tf.unstack(crop, axis=1))
+        start = tf.gather(self._made["first"], known) + y * pitch + x // TILE
+        rows = tf.range(tf.cast(height_and_width[0], tf.int64))
+        columns = tf.range(tf.cast(height_and_width[1], tf.int64) // TILE)
+        row = tf.where(rows < height[:, None], start[:, None] + rows * pitch[:, None], -1)
+        inside = (row >= 0)[:, :, None] & (columns < -(-width // TILE)[:, None])[:, None]
+        tile = tf.where(inside, row[:, :, None] + columns, 0)
+        tiles = tf.raw_ops.ResourceGather(resource=self._tiles.handle, indices=tile, dtype=tf.uint8)
+        return tf.reshape(tiles, [-1, height_and_width[0], height_and_width[1], 3])
+
+    def _store(self, image: tf.Tensor, first: tf.Tensor, pitch: tf.Tensor) -> tf.Tensor:
+        rows = tf.shape(image)[0]
+        padded = tf.pad(image, [[0, 0], [0, pitch * TILE - tf.shape(image)[1]], [0, 0]])
+        number = tf.cast(rows * pitch, tf.int64)
+        with tf.control_dependencies([self._scatter(first + tf.range(number), tf.reshape(padded, [-1, TILE * 3]))]):
+            return tf.constant(1, tf.int64)
+
+    def _scatter(self, tile: tf.Tensor, values: tf.Tensor) -> tf.Operation:
+        return tf.raw_ops.ResourceScatterUpdate(resource=self._tiles.handle, indices=tile, updates=values)

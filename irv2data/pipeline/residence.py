@@ -1,0 +1,133 @@
+"""Where decoded images lie when they are kept: arithmetic alone, from the index, before anything is decoded.
+
+An image is kept whole, as rows of tiles, all images one behind the other in one array. A tile is `TILE` neighbouring
+pixels of one row, so that any window of any image is a gather of tiles: one operation makes a batch of images of all
+sizes, copies no pixel twice, and touches little more than the windows. What it costs is the part of each row's last
+tile that is beyond the image: 32 pixels on average.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from irv2data.machine import available_memory
+from irv2data.manifest import PNG
+from irv2data.pipeline.config import HOST, NO_CACHE, PipelineConfig
+from irv2data.pipeline.geometry import decode_windows
+from irv2data.pipeline.planned import FILLER
+from irv2data.split import Split
+
+_LOG = logging.getLogger(__name__)
+
+TILE = 64  # pixels; 192 bytes: long enough to be copied at the speed of memory
+_LONGEST = 4  # times the short side: what is longer (a panorama) is averaged down along that axis
+_PART = 1 << 18  # images whose places are worked out at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residence:
+    """The kept image of each record.
+
+    Attributes:
+        scale: int32 [N], a JPEG is decoded at one over it.
+        reduce: int32 [N, 2], whole numbers by which rows and columns are then averaged.
+        crop: int32 [N, 2], height and width at that scale, before they are averaged.
+        size: int32 [N, 2], height and width that are kept, in pixels.
+        pitch: int32 [N], tiles a row.
+        first: int64 [N], number of the first tile.
+        tiles: How many there are in all; the first of them, number 0, is black and belongs to no image.
+    """
+
+    scale: np.ndarray
+    reduce: np.ndarray
+    crop: np.ndarray
+    size: np.ndarray
+    pitch: np.ndarray
+    first: np.ndarray
+    tiles: int
+
+    @property
+    def num_bytes(self) -> int:
+        """What all of them take."""
+        return self.tiles * TILE * 3
+
+
+def residence_of(height: np.ndarray, width: np.ndarray, scalable: np.ndarray, short_side: int) -> Residence:
+    """Where images are kept, each decoded to as few pixels as its decoder allows with no side below `short_side`.
+
+    Args:
+        height: int [N], in pixels.
+        width: int [N], in pixels.
+        scalable: bool [N], whether the decoder can scale (JPEG, by 2, 4 and 8). What cannot be scaled is kept as it is,
+            up to the longest side that is kept at all.
+        short_side: In pixels. A side of more than 4 times as many is averaged down by a whole number.
+    """
+    parts = []
+    for start in range(0, len(height), _PART):
+        part = slice(start, start + _PART)
+        size = np.stack([height[part], width[part]], axis=1).astype(np.int64)
+        longest = (_LONGEST * short_side, _LONGEST * short_side)
+        whole = np.concatenate([np.zeros_like(size), size], axis=1)
+        parts.append(decode_windows(whole, size, np.asarray(scalable[part]), (short_side, short_side), longest))
+    size = np.concatenate([part.size for part in parts])
+    pitch = -(-size[:, 1] // TILE)
+    ends = 1 + np.cumsum(size[:, 0].astype(np.int64) * pitch)
+    return Residence(
+        scale=np.concatenate([part.scale for part in parts]),
+        reduce=np.concatenate([part.reduce for part in parts]),
+        crop=np.concatenate([part.crop for part in parts])[:, 2:],
+        size=size,
+        pitch=pitch.astype(np.int32),
+        first=np.concatenate([[1], ends[:-1]]),
+        tiles=int(ends[-1]),
+    )
+
+
+def residence_for(split: Split, config: PipelineConfig) -> Residence | None:
+    """Where a split's images are kept, if the options say so; logs what `auto` chose, and why."""
+    if config.cache == NO_CACHE:
+        return None
+    columns = [np.asarray(split.array(name)) for name in ("height", "width", "format")]
+    residence = residence_of(columns[0], columns[1], columns[2] != PNG, config.kept_side)
+    if config.cache == HOST:
+        return residence
+    there = available_memory()
+    most = config.cache_mib * (1 << 20) if config.cache_mib is not None else None if there is None else there // 2
+    fits = most is not None and residence.num_bytes <= most
+    _LOG.info(
+        "cache: %s; the decoded images of split %r take %d MiB, and %s",
+        HOST if fits else NO_CACHE,
+        split.name,
+        residence.num_bytes >> 20,
+        "how much memory there is, is not known: give cache_mib" if most is None else f"{most >> 20} MiB may be used",
+    )
+    return residence if fits else None
+
+
+def kept_windows(residence: Residence, record: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The windows that hold source boxes, in kept pixels: whole rows, and columns from where a tile begins.
+
+    Args:
+        residence: Where the images are.
+        record: int64 [M], rows of the index; -1 for filler.
+        boxes: int64 [M, 4], y, x, height, width in source pixels.
+
+    Returns:
+        crop: int32 [M, 4], y, x, height, width of the window; x is a multiple of `TILE`. Nothing of filler.
+        size: int32 [M, 2], its height and width, 1 by 1 for filler.
+        box: float32 [M, 4], the box within it.
+    """
+    real = record != FILLER
+    row = np.where(real, record, 0)
+    times = residence.scale[row, None] * residence.reduce[row]
+    start = boxes[:, :2] // times
+    stop = np.minimum(-(-(boxes[:, :2] + boxes[:, 2:]) // times), residence.size[row])
+    start[:, 1] -= start[:, 1] % TILE
+    size = stop - start
+    box = np.concatenate([boxes[:, :2] / times - start, boxes[:, 2:] / times], axis=1)
+    crop = np.concatenate([start, size], axis=1)
+    crop[~real], size[~real], box[~real] = 0, 1, (0, 0, 1, 1)
+    return crop.astype(np.int32), size.astype(np.int32), box.astype(np.float32)
