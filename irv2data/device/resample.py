@@ -7,6 +7,7 @@ an image and axis do crop, resize and flip at once, run on any device, compile u
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -123,9 +124,9 @@ def resample(
     on_rows = on_columns = None
     if fitted is not None:
         on_rows, on_columns = (fitted[:, 0], fitted[:, 2]), (fitted[:, 1], fitted[:, 3])
-    how = {"antialias": antialias, "method": method}
-    rows = axis_weights(y, height, None, output=image_size[0], length=shape[1], fitted=on_rows, **how)
-    columns = axis_weights(x, width, flip, output=image_size[1], length=shape[2], fitted=on_columns, **how)
+    weights = functools.partial(axis_weights, antialias=antialias, method=method)
+    rows = weights(y, height, None, output=image_size[0], length=shape[1], fitted=on_rows)
+    columns = weights(x, width, flip, output=image_size[1], length=shape[2], fitted=on_columns)
     rows, columns, pixels = (tf.cast(each, dtype) for each in (rows, columns, canvas))
     # Rows first: with [H, W * C] as the matrix the larger of the two products needs no transposition.
     pixels = tf.einsum("bhH,bHWc->bhWc", rows, pixels)
@@ -163,7 +164,8 @@ def preprocess(batch: Mapping[str, Any], output: OutputSpec) -> tf.Tensor:
         fitted=fitted,
         dtype=output.dtype,
     )
-    pixels = tf.cast(pixels, tf.float32)  # so that scaling rounds once
+    if pixels.dtype.size < 4:
+        pixels = tf.cast(pixels, tf.float32)  # so that scaling rounds once
     if output.method == LANCZOS3:
         pixels = tf.clip_by_value(pixels, 0.0, 255.0)
     if fitted is not None and output.pad_value:

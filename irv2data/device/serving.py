@@ -18,6 +18,7 @@ from irv2data.manifest import BASELINE, PNG
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import CENTER_CROP, LETTERBOX, NATIVE, RANDOM_RESIZED_CROP, PipelineConfig
 from irv2data.pipeline.decode import decode_window
+from irv2data.pipeline.fits import SLACK
 
 _SHIFTS = (1, 2, 3)
 
@@ -84,7 +85,7 @@ def evaluation_box(size: tf.Tensor, config: PipelineConfig) -> tf.Tensor:
     wanted = tf.constant(config.crop_pixels or config.image_size, tf.float64)
     times = tf.reduce_min(tf.cast(size, tf.float64) / wanted)
     times = tf.minimum(times, 1.0) if config.crop_pixels else times * config.crop_fraction
-    extent = tf.clip_by_value(tf.cast(tf.math.rint(times * wanted), tf.int64), 1, size)
+    extent = tf.clip_by_value(_nearest(times * wanted), 1, size)
     return tf.concat([(size - extent) // 2, extent], axis=0)
 
 
@@ -94,7 +95,7 @@ def output_size(size: tf.Tensor, config: PipelineConfig) -> tf.Tensor:
     if config.fit != LETTERBOX:
         return whole
     times = tf.reduce_min(tf.cast(whole, tf.float64) / tf.cast(size, tf.float64))
-    return tf.clip_by_value(tf.cast(tf.math.rint(times * tf.cast(size, tf.float64)), tf.int64), 1, whole)
+    return tf.clip_by_value(_nearest(times * tf.cast(size, tf.float64)), 1, whole)
 
 
 def decode_window_of(
@@ -152,6 +153,11 @@ class _Served(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="encoded")])
     def serve(self, encoded: tf.Tensor) -> dict[str, Any]:
         return {"outputs": self.model(self.images(encoded), training=False)}
+
+
+def _nearest(pixels: tf.Tensor) -> tf.Tensor:
+    """As `fits.nearest`."""
+    return tf.cast(tf.floor(pixels + (0.5 + SLACK)), tf.int64)
 
 
 def _png_size(encoded: tf.Tensor) -> tf.Tensor:

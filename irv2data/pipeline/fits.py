@@ -9,6 +9,7 @@ from irv2data.pipeline.geometry import scale_shift
 
 AREA_RANGE = (0.08, 1.0)
 ASPECT_RANGE = (3 / 4, 4 / 3)
+SLACK = 1e-9  # pixels, well above the rounding errors of such products and well below what they can differ by
 _TRIES = 10
 CROP_DRAWS = 2 * _TRIES + 2  # uniform numbers that a random crop uses up
 
@@ -33,8 +34,8 @@ def source_boxes(height: np.ndarray, width: np.ndarray, draws: np.ndarray, confi
         # How often the wanted window fits into the image along the tighter axis.
         times = np.minimum(height / wanted[0], width / wanted[1])
         times = np.minimum(times, 1) if config.crop_pixels else times * config.crop_fraction
-        box_height = np.clip(np.rint(times * wanted[0]).astype(np.int64), 1, height)
-        box_width = np.clip(np.rint(times * wanted[1]).astype(np.int64), 1, width)
+        box_height = np.clip(nearest(times * wanted[0]), 1, height)
+        box_width = np.clip(nearest(times * wanted[1]), 1, width)
         return np.stack([(height - box_height) // 2, (width - box_width) // 2, box_height, box_width], axis=1)
     return np.stack([np.zeros_like(height), np.zeros_like(width), height, width], axis=1)
 
@@ -55,12 +56,21 @@ def output_sizes(height: np.ndarray, width: np.ndarray, config: PipelineConfig, 
     size = np.stack([height, width], axis=1).astype(np.int64)
     if config.fit == LETTERBOX:
         times = (np.array(config.image_size) / size).min(axis=1, keepdims=True)
-        return np.clip(np.rint(times * size).astype(np.int64), 1, config.image_size)
+        return np.clip(nearest(times * size), 1, config.image_size)
     if config.fit == NATIVE:
         times = np.minimum((np.array(largest) / size).min(axis=1), np.sqrt(config.most_pixels / size.prod(axis=1)))
-        shrunk = np.clip(np.floor(times[:, None] * size).astype(np.int64), 1, largest)
+        shrunk = np.clip(np.floor(times[:, None] * size + SLACK).astype(np.int64), 1, largest)
         return np.where(times[:, None] < 1, shrunk, size)
     return np.broadcast_to(np.array(config.image_size, np.int64), size.shape)
+
+
+def nearest(pixels: np.ndarray) -> np.ndarray:
+    """The nearest whole numbers, halves up: int64 of float64.
+
+    What is a half but for rounding errors is one: TensorFlow reorders such products (`device.serving`), and both have
+    to agree.
+    """
+    return np.floor(pixels + 0.5 + SLACK).astype(np.int64)
 
 
 def _random_boxes(height: np.ndarray, width: np.ndarray, draws: np.ndarray, output: tuple[int, int]) -> np.ndarray:

@@ -68,20 +68,24 @@ def test_batches_are_those_of_the_uncached_pipeline(dataset, options):
 def test_pixels_are_those_of_the_whole_image(dataset, options):
     pipeline = make(dataset, **options, seed=4)
     split, where = dataset.split("train"), pipeline.plan.residence
+    compared = 0
     for batch, planned in zip(epoch_of(pipeline), range(pipeline.steps_per_epoch()), strict=True):
         plan = pipeline.plan.batch(0, planned)
         for row, record in enumerate(batch["record"].tolist()):
             if record < 0:
                 assert not batch["canvas"][row].any()
                 continue
+            if (where.reduce[record] > 1).any():  # a panorama, averaged down; see `test_how_large_images_are_kept`
+                continue
+            compared += 1
             encoded = split.read(record).encoded
             image = tf.io.decode_jpeg(
                 encoded, channels=3, ratio=int(where.scale[record]), dct_method="INTEGER_ACCURATE"
             ).numpy()
-            assert where.reduce[record].tolist() == [1, 1]
             y, x, height, width = plan.crop[0, row]
             np.testing.assert_array_equal(batch["canvas"][row, :height, :width], image[y : y + height, x : x + width])
             assert batch["size"][row].tolist() == [height, width]
+    assert compared > 80
 
 
 def test_what_is_kept_is_read_no_more(copy):
