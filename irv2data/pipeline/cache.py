@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from irv2data.pipeline.residence import TILE, Residence
+from irv2data.pipeline.residence import MOST_TILES, TILE, Residence
 
 
 class HostCache:
@@ -74,10 +74,10 @@ class HostCache:
         places = tf.data.Dataset.from_tensor_slices(
             (tf.gather(self._made["first"], record), tf.gather(self._made["pitch"], record))
         )
-        stored = tf.data.Dataset.zip((images, places)).reduce(
-            tf.constant(0, tf.int64), lambda count, image: count + self._store(image[0], *image[1])
-        )
-        with tf.control_dependencies([tf.debugging.assert_equal(stored, tf.size(record, tf.int64))]):
+        count = tf.size(record, tf.int64)
+        # Not `reduce`, which has every chunk's dataset optimized anew.
+        stored = tf.data.Dataset.zip((images, places)).map(lambda image, place: self._store(image, *place))
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.size(_all(stored, count), tf.int64), count)]):
             return tf.raw_ops.ResourceScatterUpdate(
                 resource=self._there.handle, indices=record, updates=tf.ones_like(record, tf.bool)
             )
@@ -94,23 +94,31 @@ class HostCache:
             uint8 [B, H, W, 3], black outside of the windows' tiles.
         """
         known = tf.maximum(record, 0)
-        pitch = tf.cast(tf.gather(self._made["pitch"], known), tf.int64)
-        y, x, height, width = (tf.cast(part, tf.int64) for part in tf.unstack(crop, axis=1))
-        start = tf.gather(self._made["first"], known) + y * pitch + x // TILE
-        rows = tf.range(tf.cast(height_and_width[0], tf.int64))
-        columns = tf.range(tf.cast(height_and_width[1], tf.int64) // TILE)
-        row = tf.where(rows < height[:, None], start[:, None] + rows * pitch[:, None], -1)
-        inside = (row >= 0)[:, :, None] & (columns < -(-width // TILE)[:, None])[:, None]
-        tile = tf.where(inside, row[:, :, None] + columns, 0)
+        pitch = tf.gather(self._made["pitch"], known)
+        first = tf.cast(tf.gather(self._made["first"], known), tf.int32)
+        y, x, height, width = tf.unstack(crop, axis=1)
+        # Tile 0 is black: what lies outside of a window, above or beside it, ends up there. Two steps for each tile,
+        # for they are many.
+        row, column = tf.range(height_and_width[0]), tf.range(height_and_width[1] // TILE)
+        start = (first + y * pitch + x // TILE)[:, None] + row * pitch[:, None]
+        start = tf.where(row < height[:, None], start, -MOST_TILES)
+        along = tf.where(column < -(-width // TILE)[:, None], column, -MOST_TILES)
+        tile = tf.maximum(start[:, :, None] + along[:, None], 0)
         tiles = tf.raw_ops.ResourceGather(resource=self._tiles.handle, indices=tile, dtype=tf.uint8)
         return tf.reshape(tiles, [-1, height_and_width[0], height_and_width[1], 3])
 
     def _store(self, image: tf.Tensor, first: tf.Tensor, pitch: tf.Tensor) -> tf.Tensor:
         rows = tf.shape(image)[0]
-        padded = tf.pad(image, [[0, 0], [0, pitch * TILE - tf.shape(image)[1]], [0, 0]])
+        beyond = tf.zeros([rows, pitch * TILE - tf.shape(image)[1], 3], tf.uint8)
+        padded = tf.concat([image, beyond], axis=1)  # row by row, which `tf.pad` does value by value
         number = tf.cast(rows * pitch, tf.int64)
         with tf.control_dependencies([self._scatter(first + tf.range(number), tf.reshape(padded, [-1, TILE * 3]))]):
             return tf.constant(1, tf.int64)
 
     def _scatter(self, tile: tf.Tensor, values: tf.Tensor) -> tf.Operation:
         return tf.raw_ops.ResourceScatterUpdate(resource=self._tiles.handle, indices=tile, updates=values)
+
+
+def _all(elements: tf.data.Dataset, count: tf.Tensor) -> tf.Tensor:
+    """Up to so many elements, one after another, in one tensor."""
+    return elements.batch(count).get_single_element()

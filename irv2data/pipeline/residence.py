@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from irv2data.errors import UsageError
 from irv2data.machine import available_memory
 from irv2data.manifest import PNG
 from irv2data.pipeline.config import HOST, NO_CACHE, PipelineConfig
@@ -22,7 +23,8 @@ from irv2data.split import Split
 
 _LOG = logging.getLogger(__name__)
 
-TILE = 64  # pixels; 192 bytes: long enough to be copied at the speed of memory
+TILE = 64  # pixels; 192 bytes: twice as many are no faster, and waste more
+MOST_TILES = 1 << 30  # 200 GB of pixels: numbers of tiles are int32, and room is left to mark what is none
 _LONGEST = 4  # times the short side: what is longer (a panorama) is averaged down along that axis
 _PART = 1 << 18  # images whose places are worked out at once
 
@@ -92,11 +94,17 @@ def residence_for(split: Split, config: PipelineConfig) -> Residence | None:
         return None
     columns = [np.asarray(split.array(name)) for name in ("height", "width", "format")]
     residence = residence_of(columns[0], columns[1], columns[2] != PNG, config.kept_side)
+    too_many = residence.tiles > MOST_TILES
     if config.cache == HOST:
+        if too_many:
+            raise UsageError(
+                f"cache: the decoded images of split {split.name!r} take {residence.num_bytes >> 30} GiB, more than the "
+                f"{MOST_TILES * TILE * 3 >> 30} GiB that can be kept; use a smaller cache_short_side"
+            )
         return residence
     there = available_memory()
     most = config.cache_mib * (1 << 20) if config.cache_mib is not None else None if there is None else there // 2
-    fits = most is not None and residence.num_bytes <= most
+    fits = most is not None and residence.num_bytes <= most and not too_many
     _LOG.info(
         "cache: %s; the decoded images of split %r take %d MiB, and %s",
         HOST if fits else NO_CACHE,

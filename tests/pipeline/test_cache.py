@@ -222,6 +222,13 @@ def test_auto_goes_by_the_memory_there_is(dataset, monkeypatch, caplog):
         assert (pipeline.cache is not None) == kept
 
 
+def test_more_than_can_be_numbered_is_refused(dataset, monkeypatch):
+    monkeypatch.setattr(residence, "MOST_TILES", 100)
+    with pytest.raises(UsageError, match=r"the decoded images of split 'train' take \d+ GiB, more than the"):
+        make(dataset)
+    assert make(dataset, cache="auto", cache_mib=1 << 30).plan.residence is None
+
+
 def test_available_memory_is_less_than_the_machine_has():
     there = machine.available_memory()
     assert there is None or 1 << 20 < there <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
