@@ -49,9 +49,11 @@ def _first_epoch(pipeline: Any, batches: Iterator[Any]) -> float:
 
 
 def child_cold(dataset: str, side: str, seconds: str) -> dict[str, float]:
-    pipeline = _pipeline(dataset, shuffle="full")
+    pipeline = _pipeline(dataset)
+    before = _status("VmRSS")
     batches = iter(pipeline.batches(epochs=_EPOCHS))
-    return {"first_epoch": _first_epoch(pipeline, batches), **_rate(batches, BATCH, float(seconds))}
+    first = _first_epoch(pipeline, batches)
+    return {"first_epoch": first, "grown": _status("VmRSS") - before, **_rate(batches, BATCH, float(seconds))}
 
 
 def child_kept(dataset: str, side: str, seconds: str) -> dict[str, float]:
@@ -65,7 +67,6 @@ def child_kept(dataset: str, side: str, seconds: str) -> dict[str, float]:
         "first_epoch": first,
         "grown": filled - before,
         "predicted": pipeline.describe()["cache_bytes"],
-        "kept": 0 if pipeline.cache is None else pipeline.cache._tiles.numpy().nbytes,
         "bytes_per_image": float(np.mean(pixels)),
         **_rate(batches, BATCH, float(seconds)),
     }
@@ -147,7 +148,7 @@ def measure(data: Data, options: argparse.Namespace) -> Iterator[dict[str, Any]]
             name: run(name, data.dataset, str(options.side))
             for name in ("kept", "cold", "model_garden", "dataset_cache")
         }
-        each["copy"] = run("copy", str(each["kept"]["kept"]), str(each["kept"]["bytes_per_image"]))
+        each["copy"] = run("copy", str(each["kept"]["predicted"]), str(each["kept"]["bytes_per_image"]))
         rounds.append(each)
         print(json.dumps({name: round(one["images_per_second"], 1) for name, one in each.items()}), flush=True)
 
@@ -155,7 +156,9 @@ def measure(data: Data, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         return [each["kept"]["images_per_second"] / each[other]["images_per_second"] for each in rounds]
 
     first = [each["kept"]["first_epoch"] / each["cold"]["first_epoch"] for each in rounds]
-    off = [each["kept"]["kept"] / each["kept"]["predicted"] - 1 for each in rounds]
+    # What keeping takes beside what the same pipeline takes without.
+    taken = [each["kept"]["grown"] - each["cold"]["grown"] for each in rounds]
+    off = statistics.median(taken) / rounds[0]["kept"]["predicted"] - 1
     wanted = (
         (ratio("model_garden"), LEAST_OVER_RECIPE),
         (ratio("copy"), LEAST_OF_COPY),
@@ -177,14 +180,14 @@ def measure(data: Data, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         "of_copy": spread(ratio("copy"), 3),
         "first_epoch_over_cold": spread(first, 3),
         "predicted_mib": round(rounds[0]["kept"]["predicted"] / (1 << 20)),
-        "kept_mib": round(rounds[0]["kept"]["kept"] / (1 << 20)),
-        "grown_mib": spread((each["kept"]["grown"] / (1 << 20) for each in rounds), 0),
+        "taken_mib": spread((each / (1 << 20) for each in taken), 0),
         "wanted": {
             "over_model_garden": LEAST_OVER_RECIPE,
             "of_copy": LEAST_OF_COPY,
             "first_epoch_over_cold": LEAST_FIRST_EPOCH,
+            "taken_off_predicted": MOST_OFF,
         },
-        "met": all(statistics.median(found) >= least for found, least in wanted) and max(map(abs, off)) < MOST_OFF,
+        "met": all(statistics.median(found) >= least for found, least in wanted) and abs(off) < MOST_OFF,
     }
 
 
@@ -198,7 +201,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement, about (default: %(default)s)")
     parser.add_argument("--side", type=int, default=SIDE, help="cache_short_side (default: %(default)s)")
-    parser.add_argument("--files", type=int, default=1568, help="photographs (default: %(default)s)")
+    parser.add_argument("--files", type=int, default=4704, help="photographs (default: %(default)s)")
     parser.add_argument("--images", help="folder of photographs to cut from, instead of those that pip has")
     parser.add_argument("--record", help="file that the figures are appended to as JSON lines")
     options = parser.parse_args()

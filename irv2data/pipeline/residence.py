@@ -98,8 +98,8 @@ def residence_for(split: Split, config: PipelineConfig) -> Residence | None:
     if config.cache == HOST:
         if too_many:
             raise UsageError(
-                f"cache: the decoded images of split {split.name!r} take {residence.num_bytes >> 30} GiB, more than the "
-                f"{MOST_TILES * TILE * 3 >> 30} GiB that can be kept; use a smaller cache_short_side"
+                f"cache: the decoded images of split {split.name!r} take {residence.num_bytes >> 30} GiB, more than "
+                f"the {MOST_TILES * TILE * 3 >> 30} GiB that can be kept; use a smaller cache_short_side"
             )
         return residence
     there = available_memory()
