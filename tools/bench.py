@@ -17,7 +17,7 @@ from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
 from irv2data.pipeline.config import FITS, LETTERBOX, PipelineConfig
 
-from .common import add_json, parse_size, print_json, table
+from .common import add_cache, add_json, cache_options, parse_size, print_json, table
 from .quiet import load_tensorflow, reading
 
 _STEPS = 200_000  # planned, not run: enough that no round ever meets an end
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--buckets", type=int, default=default.buckets, help="canvas shapes (default: %(default)s)")
     parser.add_argument("--shuffle", choices=("full", "blocks", "none"), default="full", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=default.seed, help="default: %(default)s")
+    add_cache(parser)
     parser.add_argument("--rounds", type=int, default=5, help="measured, after one that is not (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round, about (default: %(default)s)")
     add_json(parser)
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         buckets=arguments.buckets,
         shuffle=None if arguments.shuffle == "none" else arguments.shuffle,
         seed=arguments.seed,
+        **cache_options(arguments),
     )
     with reading(arguments.dataset):
         report = measure(pipeline, rounds=arguments.rounds, seconds=arguments.seconds)
@@ -90,7 +92,7 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
     strategy = tf.distribute.get_strategy()
     finish = Preprocessor(strategy, pipeline.output)
     batches = iter(pipeline.for_fit(strategy, epochs=-(-_STEPS // pipeline.steps_per_epoch())))
-    for height, width in pipeline.plan.canvases:  # trace before the clock runs
+    for height, width in pipeline.plan.shapes:  # trace before the clock runs
         shape = (pipeline.config.batch_size, height, width, 3)
         box = np.tile(np.array([0, 0, height, width], np.float32), (shape[0], 1))
         drawn = {"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "size": tf.cast(box[:, 2:], tf.int32)}
@@ -104,6 +106,9 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
     def finished(inputs: dict[str, Any]) -> None:
         finish(inputs)[0, 0, 0, 0].numpy()
 
+    if pipeline.cache is not None:  # the epoch that decodes is not what a cache is for
+        for _ in range(pipeline.steps_per_epoch()):
+            next(batches)
     steps = max(2, round(seconds / _seconds_per_step(batches, host, until=seconds)))
     rates: dict[str, list[float]] = {"images_per_second": [], "finished_images_per_second": []}
     for _ in range(rounds):
@@ -126,7 +131,7 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
             "dataset": str(pipeline.dataset.folder),
             "split": pipeline.plan.split.name,
             "records": pipeline.plan.split.num_records,
-            "canvases": pipeline.plan.canvases,
+            "canvases": pipeline.plan.shapes,
             "cores": available_cores(),
             "python": sys.version.split()[0],
             "tensorflow": tf.__version__,

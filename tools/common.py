@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from irv2data.errors import UsageError
+from irv2data.pipeline.config import CACHES, NO_CACHE
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +62,22 @@ def table(rows: Iterable[tuple[str, ...]], *, right: frozenset[int] = frozenset(
 def printable(text: str) -> str:
     """The text for a terminal: control characters and undecodable bytes of file names as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where decoded images are kept."""
+    parser.add_argument("--cache", choices=CACHES, default=NO_CACHE, help="keep decoded images (default: %(default)s)")
+    parser.add_argument(
+        "--cache_short_side", type=int, help="pixels of a kept image's short side (default: 1.5 times the input's)"
+    )
+    parser.add_argument(
+        "--cache_mib", type=int, help="memory that --cache=auto may use (default: half of what is free)"
+    )
+
+
+def cache_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What they say, as options of `Pipeline` and `TrainConfig`."""
+    return {name: getattr(arguments, name) for name in ("cache", "cache_short_side", "cache_mib")}
 
 
 def parse_size(text: str) -> tuple[int, int]:

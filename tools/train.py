@@ -10,7 +10,7 @@ from irv2data.manifest import Dataset
 from irv2data.pipeline.config import FITS
 from irv2data.training.config import TrainConfig
 
-from .common import Bars, add_json, parse_size, print_json
+from .common import Bars, add_cache, add_json, cache_options, parse_size, print_json
 from .quiet import load_tensorflow, reading
 
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.validation_split,
         help="to evaluate on, '' for none (default: %(default)s)",
     )
+    add_cache(parser)
     parser.add_argument(
         "--replicas", type=int, default=0, help="0: all GPUs, else one; more without GPUs: logical CPUs"
     )
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         split=arguments.split,
         validation_split=arguments.validation_split or None,
+        **cache_options(arguments),
     )
     dataset = Dataset(arguments.dataset)
     load_tensorflow()  # after the flags and the dataset were found good

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from irv2data.errors import UsageError
-from irv2data.pipeline.config import FITS, NATIVE, require_size
+from irv2data.pipeline.config import FITS, NATIVE, NO_CACHE, require_size
 
 SMALLEST_IMAGE = 75  # pixels: below it Inception-ResNet-v2's last stages have nothing left to look at
 NUM_BLOCKS = 44  # stem and mixed_5b as one, 10 block35, mixed_6a, 20 block17, mixed_7a, 10 block8, conv_7b
@@ -29,6 +29,9 @@ class TrainConfig:
         seed: Of the pipeline and of new weights.
         split: Split to train on.
         validation_split: Split to evaluate on; None for no evaluation.
+        cache: Where decoded training images are kept, as in `PipelineConfig`.
+        cache_short_side: As in `PipelineConfig`.
+        cache_mib: As in `PipelineConfig`.
 
     Raises:
         UsageError: A value is out of its range; the message names option, rule and value.
@@ -47,6 +50,9 @@ class TrainConfig:
     seed: int = 0
     split: str = "train"
     validation_split: str | None = "validation"
+    cache: str = NO_CACHE
+    cache_short_side: int | None = None
+    cache_mib: int | None = None
 
     def __post_init__(self) -> None:
         require_size("image_size", self.image_size)

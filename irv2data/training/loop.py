@@ -59,7 +59,8 @@ def train(
         kind = dataset.contents.labels
         raise UsageError(f"{dataset.folder}: labels are of kind {kind!r}; train needs one class each")
     # Everything that can be wrong is found before the minutes that building and tracing the network take.
-    training = _pipeline(dataset, config, config.split, fit=config.fit, drop_remainder=True)
+    kept = {name: getattr(config, name) for name in ("cache", "cache_short_side", "cache_mib")}
+    training = _pipeline(dataset, config, config.split, fit=config.fit, drop_remainder=True, **kept)
     batches = training.distribute(strategy)
     validation = None
     if config.validation_split is not None:

@@ -44,6 +44,22 @@ def test_bench_reports_what_was_promised(capsys, dataset):
     assert report["config"]["records"] == 120
 
 
+def test_bench_of_kept_images(capsys, dataset):
+    flags = (
+        "--image_size=32",
+        "--batch_size=8",
+        "--rounds=1",
+        "--seconds=0.01",
+        "--cache=host",
+        "--cache_short_side=40",
+    )
+    code, out, _ = call(capsys, "bench", str(dataset.folder), "--json", *flags)
+    report = json.loads(out)
+    assert code == 0
+    assert (report["config"]["cache"], report["config"]["cache_short_side"]) == ("host", 40)
+    assert all(width % 64 == 0 for _, width in report["config"]["canvases"])
+
+
 def test_bench_for_people(capsys, dataset):
     code, out, _ = call(
         capsys, "bench", str(dataset.folder), "--image_size=32", "--batch_size=8", "--rounds=1", "--seconds=0.01"
