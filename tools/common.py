@@ -68,11 +68,9 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say where decoded images are kept."""
     parser.add_argument("--cache", choices=CACHES, default=NO_CACHE, help="keep decoded images (default: %(default)s)")
     parser.add_argument(
-        "--cache_short_side", type=int, help="pixels of a kept image's short side (default: 1.5 times the input's)"
+        "--cache_short_side", type=int, help="pixels of a kept image's short side (default: the input's longer side)"
     )
-    parser.add_argument(
-        "--cache_mib", type=int, help="memory that --cache=auto may use (default: half of what is free)"
-    )
+    parser.add_argument("--cache_mib", type=int, help="that --cache=auto may use (default: half of the free memory)")
 
 
 def cache_options(arguments: argparse.Namespace) -> dict[str, Any]:

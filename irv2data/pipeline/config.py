@@ -84,7 +84,7 @@ class PipelineConfig:
             memory; `auto`: `host` if all of them fit into `cache_mib`, else `none`. Batches have the same records and
             boxes either way; their pixels are those of the kept images.
         cache_short_side: Images are kept with as few pixels as JPEG decoding by halves allows with no side below this
-            one. None stands for one and a half times the longer side of `image_size`.
+            one. None stands for the longer side of `image_size`.
         cache_mib: Memory that `auto` may use, in MiB. None stands for half of what is available.
         max_bad_records: Different records that may turn out to be damaged; each is replaced by filler of weight 0 in
             its place. With 0 the first one is an error.
@@ -227,7 +227,7 @@ class PipelineConfig:
     @property
     def kept_side(self) -> int:
         """The short side that images are kept with, in pixels."""
-        return self.cache_short_side or -(-3 * max(self.image_size) // 2)
+        return self.cache_short_side or max(self.image_size)
 
     @property
     def output(self) -> OutputSpec:
