@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
@@ -26,21 +26,9 @@ class HostCache:
     """
 
     def __init__(self, residence: Residence):
-        self._made: dict[str, Any] = {}
-
-        def make() -> None:
-            with tf.device("CPU:0"):
-                # Not zeros: they would be written, and so take all of the memory at once.
-                empty = tf.raw_ops.Empty(shape=[residence.tiles, TILE * 3], dtype=tf.uint8, init=False)
-                self._made["tiles"] = tf.Variable(empty, trainable=False, name="kept_tiles")
-                self._made["there"] = tf.Variable(tf.zeros([len(residence.first)], tf.bool), trainable=False)
-                for name in ("scale", "reduce", "crop", "pitch", "first"):
-                    self._made[name] = tf.constant(getattr(residence, name))
-
-        # A thread of its own has no strategy: in a strategy's scope every replica would get a copy.
-        thread = threading.Thread(target=make)
-        thread.start()
-        thread.join()
+        # In a thread of its own, which has no strategy: in a strategy's scope every replica would get a copy.
+        with ThreadPoolExecutor(1) as pool:
+            self._made: dict[str, Any] = pool.submit(_make, residence).result()
         self._tiles: tf.Variable = self._made["tiles"]
         self._there: tf.Variable = self._made["there"]
         self._scatter(tf.constant([0], tf.int64), tf.zeros([1, TILE * 3], tf.uint8))
@@ -122,3 +110,15 @@ class HostCache:
 def _all(elements: tf.data.Dataset, count: tf.Tensor) -> tf.Tensor:
     """Up to so many elements, one after another, in one tensor."""
     return elements.batch(count).get_single_element()
+
+
+def _make(residence: Residence) -> dict[str, Any]:
+    """The variables of a cache, still without any image, and what is known of the images."""
+    with tf.device("CPU:0"):
+        # Not zeros: they would be written, and so take all of the memory at once.
+        empty = tf.raw_ops.Empty(shape=[residence.tiles, TILE * 3], dtype=tf.uint8, init=False)
+        return {
+            "tiles": tf.Variable(empty, trainable=False, name="kept_tiles"),
+            "there": tf.Variable(tf.zeros([len(residence.first)], tf.bool), trainable=False, name="kept_there"),
+            **{name: tf.constant(getattr(residence, name)) for name in ("scale", "reduce", "crop", "pitch", "first")},
+        }
