@@ -226,7 +226,7 @@ def test_what_is_no_damage_is_not_hidden(copy, monkeypatch):
     real = faults.Recovery.chunk
 
     def without_memory(self, plan):
-        self._image = full.__get__(self)
+        self._row = full.__get__(self)
         return real(self, plan)
 
     monkeypatch.setattr(faults.Recovery, "chunk", without_memory)
