@@ -19,8 +19,7 @@ from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import CENTER_CROP, LETTERBOX, NATIVE, RANDOM_RESIZED_CROP, PipelineConfig
 from irv2data.pipeline.decode import decode_window
 from irv2data.pipeline.fits import SLACK
-
-_SHIFTS = (1, 2, 3)
+from irv2data.pipeline.geometry import SHIFTS
 
 
 class FromBytes(tf.Module):
@@ -102,7 +101,7 @@ def decode_window_of(
     box: tf.Tensor, size: tf.Tensor, scalable: tf.Tensor, output: tf.Tensor, largest: tuple[int, int]
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """`geometry.decode_windows` of one image: scale int64 [], crop [4], reduce [2], and box float32 [4]."""
-    enough = [tf.reduce_all(box[2:] >= output * 2**shift) & scalable for shift in _SHIFTS]
+    enough = [tf.reduce_all(box[2:] >= output * 2**shift) & scalable for shift in SHIFTS]
     scale = 2 ** tf.reduce_sum(tf.cast(tf.stack(enough), tf.int64))
     scaled_size = -(-size // scale)
     start = box[:2] // scale

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SHIFTS = (1, 2, 3)  # JPEG decodes at one over 2, 4 and 8
+SHIFTS = (1, 2, 3)  # JPEG decodes at one over 2, 4 and 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def scale_shift(extent: np.ndarray, output: np.ndarray | tuple[int, int]) -> np.
     """
     height, width = np.moveaxis(np.asarray(output), -1, 0)
     shift = np.zeros(len(extent), np.int64)
-    for more in _SHIFTS:
+    for more in SHIFTS:
         shift += (extent[:, 0] >= height << more) & (extent[:, 1] >= width << more)
     return shift
 
