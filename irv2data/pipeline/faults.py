@@ -76,7 +76,11 @@ class BadRecords:
 
 def reason(error: Exception) -> str:
     """What TensorFlow says of an error, without the graph's nodes and the operation that noticed it."""
-    noise = r"\{\{[^}]*\}\}|\[\[.*?\]\]|\[Op:.*|Error in user-defined function passed to .*? with iterator: \S+:(?= )"
+    # Where in a graph it happened comes first, a line for each call, and would leave no room for what it was.
+    noise = (
+        r"Graph execution error:.*\n +File [^\n]*\n|\{\{[^}]*\}\}|\[\[.*?\]\]|\[Op:.*"
+        r"|Error in user-defined function passed to .*? with iterator: \S+:(?= )"
+    )
     text = re.sub(noise, " ", str(error), flags=re.DOTALL)
     if "Dataset was empty" in text:  # no record where one should begin
         return "the shard ends before it"

@@ -100,6 +100,7 @@ def test_a_flipped_bit(copy, byte, resize_on):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         read_all(copy, batch_size=20, resize_on=resize_on)
     assert named(caught.value, copy, 40)
+    assert "cannot be read or decoded: corrupted record at" in str(caught.value)
     assert not named(caught.value, copy, 41)
 
 
