@@ -11,6 +11,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "Augment": "irv2data.pipeline.augmentation",
     "Dataset": "irv2data.manifest",
     "Irv2dataError": "irv2data.errors",
     "Pipeline": "irv2data.pipeline.build",
@@ -18,6 +19,7 @@ _HOMES = {
 _MODULES = ("convert", "device", "errors", "manifest", "pipeline", "schema", "training")
 
 __all__ = [
+    "Augment",
     "Dataset",
     "Irv2dataError",
     "Pipeline",
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from irv2data import convert, device, errors, manifest, pipeline, schema, training
     from irv2data.errors import Irv2dataError
     from irv2data.manifest import Dataset
+    from irv2data.pipeline.augmentation import Augment
     from irv2data.pipeline.build import Pipeline
 
 

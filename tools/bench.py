@@ -17,7 +17,7 @@ from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
 from irv2data.pipeline.config import FITS, LETTERBOX, PipelineConfig
 
-from .common import add_cache, add_json, cache_options, parse_size, print_json, table
+from .common import add_augment, add_cache, add_json, cache_options, parse_augment, parse_size, print_json, table
 from .quiet import load_tensorflow, reading
 
 _STEPS = 200_000  # planned, not run: enough that no round ever meets an end
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--buckets", type=int, default=default.buckets, help="canvas shapes (default: %(default)s)")
     parser.add_argument("--shuffle", choices=("full", "blocks", "none"), default="full", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=default.seed, help="default: %(default)s")
+    add_augment(parser)
     add_cache(parser)
     parser.add_argument("--rounds", type=int, default=5, help="measured, after one that is not (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round, about (default: %(default)s)")
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         buckets=arguments.buckets,
         shuffle=None if arguments.shuffle == "none" else arguments.shuffle,
         seed=arguments.seed,
+        augment=parse_augment(arguments.augment),
         **cache_options(arguments),
     )
     with reading(arguments.dataset):
@@ -98,7 +100,8 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
         drawn = {"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "size": tf.cast(box[:, 2:], tf.int32)}
         if pipeline.config.fit == LETTERBOX:
             drawn["fitted"] = tf.tile(tf.constant([[0, 0, *pipeline.config.image_size]]), (shape[0], 1))
-        finish({**drawn, "flip": tf.zeros(shape[:1], tf.uint8)})
+        drawn["draws"] = tf.zeros([shape[0], pipeline.output.num_draws])
+        finish({**drawn, "flip": tf.zeros(shape[:1], tf.uint8), "record": tf.zeros(shape[:1], tf.int64)})
 
     def host(inputs: dict[str, Any]) -> None:
         del inputs  # the batch is there; nothing more to do

@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from tqdm import tqdm
 
 from irv2data.errors import UsageError
+from irv2data.pipeline.augmentation import Augment
 from irv2data.pipeline.config import CACHES, NO_CACHE
 
 
@@ -62,6 +64,38 @@ def table(rows: Iterable[tuple[str, ...]], *, right: frozenset[int] = frozenset(
 def printable(text: str) -> str:
     """The text for a terminal: control characters and undecodable bytes of file names as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def add_augment(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that says what is changed at random."""
+    parser.add_argument(
+        "--augment",
+        default="",
+        metavar="NAME=VALUE,...",
+        help=f"random changes, as rotate=15,mixup=0.2; of {', '.join(field.name for field in fields(Augment))}",
+    )
+
+
+def parse_augment(text: str) -> Augment | None:
+    """Reads `rotate=15,fill_mode=reflect`; None of nothing.
+
+    Raises:
+        UsageError: The text is not of that form, or a value is out of its range.
+    """
+    if not text:
+        return None
+    default = Augment()
+    kinds: dict[str, type] = {field.name: type(getattr(default, field.name)) for field in fields(default)}
+    given: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name not in kinds:
+            raise UsageError(f"augment has no {name!r}; it has {', '.join(kinds)}")
+        try:
+            given[name] = kinds[name](value)
+        except ValueError:
+            raise UsageError(f"augment: {name} must be a number, got {value!r}") from None
+    return Augment(**given)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from irv2data.manifest import Dataset
 from irv2data.pipeline.config import FITS
 from irv2data.training.config import TrainConfig
 
-from .common import Bars, add_cache, add_json, cache_options, parse_size, print_json
+from .common import Bars, add_augment, add_cache, add_json, cache_options, parse_augment, parse_size, print_json
 from .quiet import load_tensorflow, reading
 
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.validation_split,
         help="to evaluate on, '' for none (default: %(default)s)",
     )
+    add_augment(parser)
     add_cache(parser)
     parser.add_argument(
         "--replicas", type=int, default=0, help="0: all GPUs, else one; more without GPUs: logical CPUs"
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         split=arguments.split,
         validation_split=arguments.validation_split or None,
+        augment=parse_augment(arguments.augment),
         **cache_options(arguments),
     )
     dataset = Dataset(arguments.dataset)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from irv2data.device.resample import preprocess
-from irv2data.pipeline.config import DRAWS, LETTERBOX, NATIVE, OutputSpec
+from irv2data.device.stage import preprocess
+from irv2data.pipeline.augmentation import DRAWS, Augment
+from irv2data.pipeline.config import LETTERBOX, NATIVE, OutputSpec
 
 
 @keras.saving.register_keras_serializable("irv2data")
@@ -32,7 +33,9 @@ class Preprocess(keras.layers.Layer):
         # No autocasting: under a mixed precision policy it would round the boxes to bfloat16.
         super().__init__(autocast=False, **kwargs)
         if isinstance(output, dict):
-            output = OutputSpec(**{**output, "image_size": tuple(output["image_size"])})
+            augment = output.get("augment")
+            augment = Augment(**augment) if isinstance(augment, dict) else augment
+            output = OutputSpec(**{**output, "image_size": tuple(output["image_size"]), "augment": augment})
         self.output_spec = output
 
     @staticmethod
@@ -42,7 +45,7 @@ class Preprocess(keras.layers.Layer):
         All of them, read or not, because a functional model matches the values of a dict by position.
 
         Args:
-            output: `pipeline.output`; needed for `letterbox`, and with `finished`.
+            output: `pipeline.output`; needed for `letterbox`, with `augment`, and with `finished`.
             finished: The pipeline resizes on the host.
         """
         pixels: dict[str, Any] = {
@@ -58,12 +61,12 @@ class Preprocess(keras.layers.Layer):
             **pixels,
             "size": keras.Input((2,), dtype="int32", name="size"),
             "flip": keras.Input((), dtype="bool", name="flip"),
-            "draws": keras.Input((DRAWS,), dtype="float32", name="draws"),
+            "draws": keras.Input((DRAWS if output is None else output.num_draws,), dtype="float32", name="draws"),
             "record": keras.Input((), dtype="int64", name="record"),
         }
 
-    def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Crops, resizes, mirrors and scales to [-1, 1].
+    def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
+        """Crops, resizes, mirrors and scales to [-1, 1]; with `training`, augments.
 
         Raises:
             ValueError: The boxes are no longer float32. A subclassed model under a mixed precision policy rounds its
@@ -75,9 +78,10 @@ class Preprocess(keras.layers.Layer):
                 f"{exact} must be float32, got {inputs[exact].dtype.name}: the model around Preprocess casts its "
                 "inputs; make it with autocast=False"
             )
-        return preprocess(inputs, self.output_spec)
+        output = self.output_spec
+        return preprocess(inputs, output if training else replace(output, augment=None))
 
-    def compute_output_spec(self, inputs: dict[str, Any]) -> keras.KerasTensor:
+    def compute_output_spec(self, inputs: dict[str, Any], training: bool | None = None) -> keras.KerasTensor:
         """Shape and dtype of the result, without running it."""
         pixels = inputs["image"] if "image" in inputs else inputs["canvas"]
         size = pixels.shape[1:3] if self.output_spec.fit == NATIVE else self.output_spec.image_size

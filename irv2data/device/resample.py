@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import tensorflow as tf
 
-from irv2data.pipeline.config import AREA, BILINEAR, LANCZOS3, LETTERBOX, NATIVE, OutputSpec
+from irv2data.pipeline.config import AREA, BILINEAR, LANCZOS3
 
 
 def _triangle(x: tf.Tensor) -> tf.Tensor:
@@ -132,46 +130,6 @@ def resample(
     pixels = tf.einsum("bhH,bHWc->bhWc", rows, pixels)
     result = tf.einsum("bwW,bhWc->bhwc", columns, pixels)
     return tf.ensure_shape(result, [canvas.shape[0], *image_size, canvas.shape[3]])
-
-
-def preprocess(batch: Mapping[str, Any], output: OutputSpec) -> tf.Tensor:
-    """The images of a batch as Inception-ResNet-v2 takes them; call it inside the training step.
-
-    Args:
-        batch: A batch of `irv2data.Pipeline`: `canvas` uint8 [B, H, W, 3], `box` float32 [B, 4], `flip` bool [B], and
-            `fitted` int32 [B, 4] or `size` int32 [B, 2] for `letterbox` or `native`; or `image` float32 [B, h, w, 3],
-            finished by the host, which is only cast.
-        output: `pipeline.output`.
-
-    Returns:
-        [B, h, w, 3] of `output.dtype` in [-1, 1], the range of
-        `keras.applications.inception_resnet_v2.preprocess_input`. `native`: [B, H, W, 3], 0 outside the image, which is
-        what a convolution pads with.
-    """
-    if "image" in batch:
-        return tf.cast(batch["image"], output.dtype)
-    if output.fit == NATIVE:
-        inside = valid(batch["size"], tf.shape(batch["canvas"]))
-        return tf.cast((tf.cast(batch["canvas"], tf.float32) / 127.5 - 1.0) * inside, output.dtype)
-    fitted = batch["fitted"] if output.fit == LETTERBOX else None
-    pixels = resample(
-        batch["canvas"],
-        batch["box"],
-        batch["flip"],
-        output.image_size,
-        antialias=output.antialias,
-        method=output.method,
-        fitted=fitted,
-        dtype=output.dtype,
-    )
-    if pixels.dtype.size < 4:
-        pixels = tf.cast(pixels, tf.float32)  # so that scaling rounds once
-    if output.method == LANCZOS3:
-        pixels = tf.clip_by_value(pixels, 0.0, 255.0)
-    if fitted is not None and output.pad_value:
-        inside = valid(fitted[:, 2:], tf.shape(pixels), fitted[:, :2])
-        pixels += output.pad_value * (1.0 - inside)
-    return tf.cast(pixels / 127.5 - 1.0, output.dtype)
 
 
 def valid(size: tf.Tensor, shape: tf.Tensor, start: tf.Tensor | None = None) -> tf.Tensor:

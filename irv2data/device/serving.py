@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from irv2data.device.resample import preprocess
+from irv2data.device.stage import preprocess
 from irv2data.errors import UsageError
 from irv2data.manifest import BASELINE, PNG
 from irv2data.pipeline.build import Pipeline

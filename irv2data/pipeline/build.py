@@ -17,6 +17,7 @@ from irv2data.pipeline.config import OutputSpec, PipelineConfig
 from irv2data.pipeline.distribute import Share, distribute, distribute_for_keras, on_host, share_of
 from irv2data.pipeline.faults import BadRecords, Recovery, chunk_dataset
 from irv2data.pipeline.feed import planned_chunks
+from irv2data.pipeline.mixing import mix_labels
 from irv2data.pipeline.places import Place, places
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.state import resume, state
@@ -118,7 +119,8 @@ class Pipeline:
         Returns:
             A `tf.data.Dataset` of dicts, B = `batch_size`: `canvas` uint8 [B, H, W, 3], zero outside the image;
             `box` float32 [B, 4], y, x, height, width in canvas pixels; `size` int32 [B, 2], the image's height and
-            width on the canvas; `flip` bool [B]; `draws` float32 [B, 8] in [0, 1); `label` int64 [B] (-1
+            width on the canvas; `flip` bool [B]; `draws` float32 [B, 8] in [0, 1) (and behind
+            them those of `augment`); `label` int64 [B] (-1
             without labels), float32 [B] where labels are numbers, or float32 [B, classes], 1 for each class of a
             record that may have several; `record` int64 [B], the row of the split's index; `weight` float32 [B];
             and the `columns` asked for, int64, float32 or string [B]. Filler has record -1, label 0, weight 0, a
@@ -172,7 +174,8 @@ class Pipeline:
         Returns:
             A distributed dataset of `(inputs, label, weight)`: `inputs` the batch's dict without these two and with
             `flip` as uint8, and without columns of strings, which Keras cannot feed; for a model that begins with
-            `irv2data.device.Preprocess`.
+            `irv2data.device.Preprocess`. With mixup or cutmix, labels are mixed as that layer mixes the images: float32
+            [B, classes], for a categorical loss.
 
         Raises:
             UsageError: As `distribute`; or `start` lies outside the epochs.
@@ -181,8 +184,19 @@ class Pipeline:
             raise UsageError(f"start: epoch must be in [0, {epochs}), got {start[0]}")
         begins = _begins(*start, epochs - start[0])
         return distribute_for_keras(
-            strategy, lambda share: self._share(begins, share, strategy).map(_for_fit), self.plan
+            strategy, lambda share: self._share(begins, share, strategy).map(self._for_fit), self.plan
         )
+
+    def _for_fit(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        inputs = {
+            name: value for name, value in batch.items() if name not in ("label", "weight") and value.dtype != tf.string
+        }
+        # Keras learns the shapes by averaging the first batch over the replicas, and TensorFlow cannot add booleans.
+        inputs["flip"] = tf.cast(inputs["flip"], tf.uint8)
+        augment, label = self.config.augment, batch["label"]
+        if augment is not None and augment.mixes:
+            label = mix_labels(batch, self.output, len(self.dataset.classes))
+        return inputs, label, batch["weight"]
 
     def _share(
         self, begins: list[tuple[int, int]], share: Share, strategy: tf.distribute.Strategy | None
@@ -235,12 +249,3 @@ def _plain(value: Any) -> Any:
     """Lists and arrays as tuples, NumPy's numbers as Python's; their values are for the config to check."""
     value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
     return tuple(_plain(part) for part in value) if isinstance(value, (list, tuple)) else value
-
-
-def _for_fit(batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-    inputs = {
-        name: value for name, value in batch.items() if name not in ("label", "weight") and value.dtype != tf.string
-    }
-    # Keras learns the shapes by averaging the first batch over the replicas, and TensorFlow cannot add booleans.
-    inputs["flip"] = tf.cast(inputs["flip"], tf.uint8)
-    return inputs, batch["label"], batch["weight"]

@@ -7,6 +7,7 @@ from itertools import pairwise
 from types import NoneType
 
 from irv2data.errors import UsageError
+from irv2data.pipeline.augmentation import DRAWS, Augment
 
 RESIZE, CENTER_CROP, RANDOM_RESIZED_CROP = "resize", "center_crop", "random_resized_crop"
 LETTERBOX, NATIVE = "letterbox", "native"
@@ -19,7 +20,6 @@ METHODS = (BILINEAR, LANCZOS3, AREA)
 DTYPES = ("float32", "float16", "bfloat16")
 NO_CACHE = "none"
 CACHES = (NO_CACHE, HOST, AUTO)
-DRAWS = 8  # uniform numbers that each image of a batch carries, for augmentation in the step
 MAX_CHUNK = 64  # images: the unit of decoding, so that memory and parallelism do not follow the batch size
 
 
@@ -34,6 +34,7 @@ class OutputSpec:
         dtype: Floating type of the resampling's products and of the finished images, by its TensorFlow name.
         fit: How images are fitted.
         pad_value: `letterbox`: what surrounds the picture, in [0, 255].
+        augment: Random changes of the finished images; None for none.
     """
 
     image_size: tuple[int, int]
@@ -42,6 +43,12 @@ class OutputSpec:
     dtype: str = "float32"
     fit: str = RESIZE
     pad_value: float = 0.0
+    augment: Augment | None = None
+
+    @property
+    def num_draws(self) -> int:
+        """Uniform numbers that an image carries."""
+        return DRAWS if self.augment is None else self.augment.num_draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,7 @@ class PipelineConfig:
         method: See `OutputSpec`; the host resizes `bilinear` and `lanczos3`.
         dtype: See `OutputSpec`.
         flip: Mirror every other image at random; None: only with `random_resized_crop`.
+        augment: Further random changes, made on the device by the plan's draws; None for none.
         columns: Further columns of the dataset that batches carry along, under their own names.
         resize_on: `device`: batches carry canvases, and `device.preprocess` crops and resizes them. `host`: batches
             carry finished images. `auto`: `host` where the devices are CPUs or a canvas is more bytes than a finished
@@ -112,6 +120,7 @@ class PipelineConfig:
     method: str = BILINEAR
     dtype: str = "float32"
     flip: bool | None = None
+    augment: Augment | None = None
     columns: tuple[str, ...] = ()
     resize_on: str = DEVICE
     cache: str = NO_CACHE
@@ -143,6 +152,7 @@ class PipelineConfig:
             ("drop_remainder", bool, "True or False"),
             ("antialias", bool, "True or False"),
             ("flip", (bool, NoneType), "True, False or None"),
+            ("augment", (Augment, NoneType), "an irv2data.Augment or None"),
         ):
             value = getattr(self, name)
             # A bool is an int to Python, but never a size.
@@ -209,6 +219,18 @@ class PipelineConfig:
                 f"cache_short_side must be 1 or more, got {self.cache_short_side}",
             ),
             (self.cache_mib is None or self.cache_mib >= 1, f"cache_mib must be 1 or more, got {self.cache_mib}"),
+            (
+                self.augment is None or self.fit != NATIVE,
+                "augment changes finished images of one size; fit='native' has many: use another fit",
+            ),
+            (
+                self.augment is None or not self.augment.mixes or self.batch_size % 2 == 0,
+                f"batch_size must be even for mixup and cutmix, got {self.batch_size}",
+            ),
+            (
+                self.augment is None or not self.augment.rand_layers or min(self.image_size) >= 3,
+                f"rand_layers needs images of 3 pixels or more, got image_size {self.image_size}",
+            ),
             (self.max_bad_records >= 0, f"max_bad_records must be 0 or more, got {self.max_bad_records}"),
         ):
             if not ok:
@@ -239,6 +261,7 @@ class PipelineConfig:
             dtype=self.dtype,
             fit=self.fit,
             pad_value=float(self.pad_value),
+            augment=self.augment,
         )
 
 

@@ -76,7 +76,7 @@ def share_of(plan: Plan, replicas: int) -> Callable[[tf.distribute.InputContext]
     """From an input process's context to its share; the replicas of one process are neighbours in the batch.
 
     Raises:
-        UsageError: The replicas do not divide the batch.
+        UsageError: The replicas do not divide the batch, or into parts that cannot be paired for mixing.
     """
     config = plan.config
     name = "batch_size" if config.max_pixels_per_batch is None else "batch_multiple"
@@ -85,6 +85,13 @@ def share_of(plan: Plan, replicas: int) -> Callable[[tf.distribute.InputContext]
         nearest = [size for size in (unit // replicas * replicas, -(-unit // replicas) * replicas) if size]
         wanted = " or ".join(str(size) for size in nearest)
         raise UsageError(f"{name} {unit} is not divisible by {replicas} replicas; use {wanted}")
+
+    if config.augment is not None and config.augment.mixes and unit // replicas % 2:
+        even = 2 * replicas
+        raise UsageError(
+            f"{name} {unit} gives {replicas} replicas {unit // replicas} images each, an odd number that mixup and "
+            f"cutmix cannot pair; use {-(-unit // even) * even}"
+        )
 
     def share(context: tf.distribute.InputContext) -> Share:
         local = replicas // context.num_input_pipelines

@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 
 from irv2data.labels import CLASSES, NUMBER
-from irv2data.pipeline.config import DRAWS
 from irv2data.pipeline.distribute import Share
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.planned import FILLER, Batches
@@ -26,7 +25,6 @@ _FIELDS: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
     "output": (tf.int32, (2,)),
     "size": (tf.int32, (2,)),
     "flip": (tf.bool, ()),
-    "draws": (tf.float32, (DRAWS,)),
 }
 
 
@@ -73,14 +71,15 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
 
 
 def _of_dataset(plan: Plan) -> dict[str, tuple[tf.DType, tuple[int, ...]]]:
-    """As `_FIELDS`, of what depends on the dataset: its kind of label, and the further columns asked for."""
+    """As `_FIELDS`, of what depends on dataset and options: label, draws, and the further columns asked for."""
     contents = plan.split.contents
     label: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
         NUMBER: (tf.float32, ()),
         CLASSES: (tf.float32, (len(contents.classes),)),
     }
     columns = {name: (tf.as_dtype(contents.columns[name]), ()) for name in plan.config.columns}
-    return {"label": label.get(contents.labels, (tf.int64, ())), **columns}
+    draws = (tf.float32, (plan.config.output.num_draws,))
+    return {"label": label.get(contents.labels, (tf.int64, ())), "draws": draws, **columns}
 
 
 def _chunked(batches: Batches, share: Share) -> dict[str, np.ndarray]:

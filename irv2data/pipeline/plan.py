@@ -19,7 +19,8 @@ from irv2data.labels import CLASS, CLASSES, NONE, NUMBER
 from irv2data.manifest import PNG, Split
 from irv2data.packed import Packed
 from irv2data.pipeline import buckets, fits, order
-from irv2data.pipeline.config import DRAWS, NATIVE, RANDOM_RESIZED_CROP, PipelineConfig
+from irv2data.pipeline.augmentation import DRAWS
+from irv2data.pipeline.config import NATIVE, RANDOM_RESIZED_CROP, PipelineConfig
 from irv2data.pipeline.geometry import decode_windows
 from irv2data.pipeline.planned import FILLER, Batches
 from irv2data.pipeline.residence import TILE, Residence, kept_windows, residence_for
@@ -57,6 +58,8 @@ class Plan:
         self.config = config
         if split.num_records == 0:
             raise DatasetError(f"{split.folder}: split {split.name!r} has no records; use another split")
+        if config.augment is not None and config.augment.mixes and split.contents.labels == NONE:
+            raise UsageError(f"{split.folder}: has no labels that mixup and cutmix could mix; leave them out")
         self._largest = np.array([int(split.array(name).max()) for name in ("height", "width")])
         kept = (*_COLUMNS, LABEL) if split.contents.labels in (CLASS, NUMBER) else _COLUMNS
         self._kept = {name: split.array(name) for name in kept if split.num_records <= _KEPT}
@@ -230,9 +233,17 @@ class Plan:
             **window_fields,
             "output": output.astype(np.int32),
             "flip": flip,
-            "draws": order.uniforms(config.seed, epoch, window, "draws", (count, DRAWS)).astype(np.float32),
+            "draws": self._draws(epoch, window, count),
             **{name: _values(column, record, real) for name, column in self._extra.items()},
         }, size
+
+    def _draws(self, epoch: int, window: int, count: int) -> np.ndarray:
+        """The user's own uniform numbers, and behind them each augmentation's: float32 [count, num_draws]."""
+        augment = self.config.augment
+        streams = {"draws": DRAWS} | {f"augment: {name}": n for name, n in (augment.streams if augment else {}).items()}
+        numbers = [order.uniforms(self.config.seed, epoch, window, name, (count, n)) for name, n in streams.items()]
+        # Cut off to what float32 holds of a number below 1, for rounding could make it 1.
+        return (np.floor(np.concatenate(numbers, axis=1) * 2.0**24) * 2.0**-24).astype(np.float32)
 
     def _labels(self, record: np.ndarray, real: np.ndarray) -> np.ndarray:
         kind = self.split.contents.labels

@@ -29,7 +29,7 @@ class Batches:
         output: int32 [.., 2], height and width that the box is resampled to.
         size: int32 [.., 2], valid height and width of the canvas: of the window, or (`native`) of the output.
         flip: bool, mirror left to right.
-        draws: float32 [.., DRAWS], uniform in [0, 1).
+        draws: float32 [.., num_draws], uniform in [0, 1): 8 for the user, then those of the augmentations.
         canvas: int32 [batches, 2], height and width of the batch's canvas.
         rows: int32 [batches], how many rows the batch has; where batches differ, further rows are to be left out.
         columns: The further columns that the options name: int64, float32 or bytes; 0 or empty for filler.

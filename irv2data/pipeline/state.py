@@ -13,7 +13,7 @@ from irv2data.manifest import Dataset
 from irv2data.pipeline.config import PipelineConfig
 from irv2data.split import Split
 
-VERSION = 2
+VERSION = 3
 # Options that change no batch: where the work is done, what is carried along, and what is tolerated.
 _FREE = ("resize_on", "dtype", "cache", "cache_mib", "max_bad_records", "columns")
 

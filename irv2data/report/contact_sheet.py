@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from irv2data.device.resample import preprocess
+from irv2data.device.stage import preprocess
 from irv2data.labels import CLASSES, NONE, NUMBER
 from irv2data.pipeline.build import Pipeline
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from irv2data.errors import UsageError
+from irv2data.pipeline.augmentation import Augment
 from irv2data.pipeline.config import FITS, NATIVE, NO_CACHE, require_size
 
 SMALLEST_IMAGE = 75  # pixels: below it Inception-ResNet-v2's last stages have nothing left to look at
@@ -29,6 +30,7 @@ class TrainConfig:
         seed: Of the pipeline and of new weights.
         split: Split to train on.
         validation_split: Split to evaluate on; None for no evaluation.
+        augment: Random changes of training images, as in `PipelineConfig`.
         cache: Where decoded training images are kept, as in `PipelineConfig`.
         cache_short_side: As in `PipelineConfig`.
         cache_mib: As in `PipelineConfig`.
@@ -50,6 +52,7 @@ class TrainConfig:
     seed: int = 0
     split: str = "train"
     validation_split: str | None = "validation"
+    augment: Augment | None = None
     cache: str = NO_CACHE
     cache_short_side: int | None = None
     cache_mib: int | None = None

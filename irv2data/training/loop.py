@@ -60,7 +60,9 @@ def train(
         raise UsageError(f"{dataset.folder}: labels are of kind {kind!r}; train needs one class each")
     # Everything that can be wrong is found before the minutes that building and tracing the network take.
     kept = {name: getattr(config, name) for name in ("cache", "cache_short_side", "cache_mib")}
-    training = _pipeline(dataset, config, config.split, fit=config.fit, drop_remainder=True, **kept)
+    training = _pipeline(
+        dataset, config, config.split, fit=config.fit, drop_remainder=True, augment=config.augment, **kept
+    )
     batches = training.distribute(strategy)
     validation = None
     if config.validation_split is not None:
@@ -75,7 +77,9 @@ def train(
     if config.weights == "none":
         log("random weights: this shows the machinery, not the accuracy")
         set_statistics(model, preprocess(next(iter(batches))), strategy)
-    validate = None if validation is None else Evaluator(model, validation, strategy, preprocess)
+    # Where training augments, evaluation has a device stage of its own.
+    shared = preprocess if config.augment is None else None
+    validate = None if validation is None else Evaluator(model, validation, strategy, shared)
     before = after = None if validate is None else validate()
     history: list[dict[str, Any]] = []
     step: TrainStep | None = None
@@ -87,7 +91,7 @@ def train(
             rate = config.fine_learning_rate if fine else config.head_learning_rate
             with strategy.scope():
                 optimizer = keras.optimizers.Adam(rate)
-            step = TrainStep(strategy, model, optimizer, config.batch_size)
+            step = TrainStep(strategy, model, optimizer, config.batch_size, training.output)
         assert step is not None
         row = _epoch(training, strategy, epoch, step, preprocess, config.max_steps, progress)
         row = {"epoch": epoch, "phase": "fine" if fine else "head", **row}

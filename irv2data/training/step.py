@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from irv2data.device.resample import preprocess
+from irv2data.device.stage import preprocess
 from irv2data.pipeline.config import OutputSpec
+from irv2data.pipeline.mixing import mix_labels
 
 
 class Preprocessor:
@@ -29,6 +30,8 @@ class Preprocessor:
         self.graphs: dict[tuple[int, ...], Any] = {}
         self._strategy = strategy
         self._output = output
+        drawn = () if output.augment is None else ("draws", "record")
+        self._used = ("canvas", "box", "flip", "size", "fitted", "image", *drawn)
 
     def __call__(self, batch: dict[str, Any]) -> Any:
         """Per-replica images [b, h, w, 3] of a distributed batch."""
@@ -38,8 +41,7 @@ class Preprocessor:
         if shape not in self.graphs:
             # A function each, so that a second trace of any of them would show (its tracing count).
             self.graphs[shape] = tf.function(lambda batch: self._on_replicas(batch))
-        used = ("canvas", "box", "flip", "size", "fitted", "image")
-        return self.graphs[shape]({name: batch[name] for name in used if name in batch})
+        return self.graphs[shape]({name: batch[name] for name in self._used if name in batch})
 
     def _on_replicas(self, batch: dict[str, Any]) -> Any:
         return self._strategy.run(lambda batch: preprocess(batch, self._output), args=(batch,))
@@ -50,10 +52,14 @@ def sums_of(logits: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> tf.Tensor
 
     Args:
         logits: float32 [B, classes].
-        label: int64 [B].
+        label: int64 [B]; or float32 [B, classes], of mixed images, whose largest share counts as hit.
         weight: float32 [B], 0 for filler.
     """
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+    if tf.as_dtype(label.dtype).is_integer:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+    else:
+        losses = tf.nn.softmax_cross_entropy_with_logits(label, logits)
+        label = tf.argmax(label, axis=-1)
     hits = tf.cast(tf.equal(tf.argmax(logits, axis=-1), label), tf.float32)
     return tf.stack([tf.reduce_sum(losses * weight), tf.reduce_sum(hits * weight), tf.reduce_sum(weight)])
 
@@ -69,6 +75,7 @@ class TrainStep:
         model: From images in [-1, 1] to logits.
         optimizer: A Keras optimizer made in the strategy's scope.
         batch_size: Global batch size.
+        output: `pipeline.output`, which says whether labels are mixed as the images are.
     """
 
     def __init__(
@@ -77,14 +84,20 @@ class TrainStep:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         batch_size: int,
+        output: OutputSpec,
     ):
         variables = model.trainable_variables
         with strategy.scope():
             optimizer.build(variables)
 
-        def replica(images: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        mixes = output.augment is not None and output.augment.mixes
+        self._used = ("label", "weight", "draws", "record") if mixes else ("label", "weight")
+
+        def replica(images: tf.Tensor, batch: dict[str, tf.Tensor]) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                sums = sums_of(model(images, training=True), label, weight)
+                logits = model(images, training=True)
+                label = mix_labels(batch, output, logits.shape[-1]) if mixes else batch["label"]
+                sums = sums_of(logits, label, batch["weight"])
                 loss = sums[0] / batch_size
                 if model.losses:  # regularisers: every replica adds the same, so each takes its part
                     loss += tf.add_n(model.losses) / strategy.num_replicas_in_sync
@@ -92,11 +105,11 @@ class TrainStep:
             return sums
 
         @tf.function
-        def on_replicas(images: Any, label: Any, weight: Any) -> tf.Tensor:
-            return strategy.reduce("SUM", strategy.run(replica, args=(images, label, weight)), axis=None)
+        def on_replicas(images: Any, batch: dict[str, Any]) -> tf.Tensor:
+            return strategy.reduce("SUM", strategy.run(replica, args=(images, batch)), axis=None)
 
         self._run = on_replicas
 
     def __call__(self, images: Any, batch: dict[str, Any]) -> tf.Tensor:
         """One step on per-replica images; returns the global `sums_of`, float32 [3]."""
-        return self._run(images, batch["label"], batch["weight"])
+        return self._run(images, {name: batch[name] for name in self._used})

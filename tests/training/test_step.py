@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from irv2data import Pipeline
+from irv2data import Augment, Pipeline
 from irv2data.errors import UsageError
 from irv2data.training.evaluation import Evaluator, evaluate
 from irv2data.training.step import Preprocessor, TrainStep, sums_of
@@ -27,12 +27,12 @@ def small_model(seed: int = 0) -> keras.Model:
     return keras.Model(images, keras.layers.Dense(CLASSES)(x))
 
 
-def trained(dataset, strategy, steps: int = 5) -> tuple[list[np.ndarray], np.ndarray]:
-    pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=12, seed=3)
+def trained(dataset, strategy, steps: int = 5, **options) -> tuple[list[np.ndarray], np.ndarray]:
+    pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=12, seed=3, **options)
     with strategy.scope():
         model = small_model()
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-    step = TrainStep(strategy, model, optimizer, 12)
+    step = TrainStep(strategy, model, optimizer, 12, pipeline.output)
     preprocess = Preprocessor(strategy, pipeline.output)
     sums = [
         step(preprocess(batch), batch).numpy()
@@ -54,13 +54,23 @@ def test_replicas_equal_one(dataset, cpu_strategy, one_replica, replicas):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+def test_replicas_equal_one_with_augmentation(dataset, cpu_strategy, one_replica):
+    augment = Augment(rotate=20, translate=0.1, brightness=0.3, saturation=0.3, erase=0.5, mixup=0.4, cutmix=1.0)
+    weights, sums = trained(dataset, cpu_strategy(3), augment=augment)
+    expected, expected_sums = trained(dataset, make_strategy(1), augment=augment)
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-4)
+    for ours, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    assert max(np.abs(a - b).max() for a, b in zip(weights, one_replica[0], strict=True)) > 1e-2
+
+
 def test_the_comparison_would_notice_a_wrong_scale(dataset, one_replica):
     strategy = make_strategy(1)
     pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=12, seed=3)
     with strategy.scope():
         model = small_model()
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-    step = TrainStep(strategy, model, optimizer, 6)  # as if each of two replicas took its own mean
+    step = TrainStep(strategy, model, optimizer, 6, pipeline.output)  # as if each of two replicas took its own mean
     preprocess = Preprocessor(strategy, pipeline.output)
     for batch, _ in zip(pipeline.distribute(strategy), range(5), strict=False):
         step(preprocess(batch), batch)
@@ -84,7 +94,7 @@ def test_step_equals_keras_by_hand(dataset):
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits))
         loss += tf.add_n(reference.losses)
     gradients = tape.gradient(loss, reference.trainable_variables)
-    step = TrainStep(strategy, model, optimizer, 8)
+    step = TrainStep(strategy, model, optimizer, 8, pipeline.output)
     shared = next(iter(pipeline.distribute(strategy)))
     step(Preprocessor(strategy, pipeline.output)(shared), shared)
     for ours, before, gradient in zip(model.trainable_variables, reference.trainable_variables, gradients, strict=True):
@@ -111,6 +121,11 @@ def test_sums_of_by_hand():
     label, weight = np.array([0, 0, 1]), np.array([1.0, 1.0, 0.0], "float32")
     loss = -np.log(np.exp(2) / (np.exp(2) + 1)) - np.log(1 / (1 + np.exp(1)))
     np.testing.assert_allclose(sums_of(logits, label, weight), [loss, 1, 2], rtol=1e-6)
+    np.testing.assert_allclose(sums_of(logits, tf.one_hot(label, 2), weight), [loss, 1, 2], rtol=1e-6)
+    mixed = np.array([[0.4, 0.6], [0.25, 0.75], [0.5, 0.5]], "float32")
+    logs = [np.log(np.exp(row) / np.exp(row).sum()) for row in logits]
+    loss = -sum(share @ log for share, log in zip(mixed[:2], logs[:2], strict=True))
+    np.testing.assert_allclose(sums_of(logits, mixed, weight), [loss, 1, 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])
