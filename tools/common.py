@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from irv2data.errors import UsageError
 from irv2data.pipeline.augmentation import Augment
-from irv2data.pipeline.config import CACHES, NO_CACHE
+from irv2data.pipeline.config import CACHE_OPTIONS, CACHES, NO_CACHE
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -105,11 +105,15 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         "--cache_short_side", type=int, help="pixels of a kept image's short side (default: the input's longer side)"
     )
     parser.add_argument("--cache_mib", type=int, help="that --cache=auto may use (default: half of the free memory)")
+    parser.add_argument(
+        "--cache_device_mib", type=int, default=0, help="of each GPU that --cache=auto may use (default: %(default)s)"
+    )
+    parser.add_argument("--cache_dir", help="folder on a local disk for --cache=disk")
 
 
 def cache_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What they say, as options of `Pipeline` and `TrainConfig`."""
-    return {name: getattr(arguments, name) for name in ("cache", "cache_short_side", "cache_mib")}
+    return {name: getattr(arguments, name) for name in CACHE_OPTIONS}
 
 
 def parse_size(text: str) -> tuple[int, int]:

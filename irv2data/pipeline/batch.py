@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from irv2data import schema
 from irv2data.pipeline import host
-from irv2data.pipeline.cache import HostCache
+from irv2data.pipeline.cache import Cache
 from irv2data.pipeline.config import LETTERBOX, NATIVE, PipelineConfig
 from irv2data.pipeline.decode import decode_window
 from irv2data.pipeline.distribute import Share
@@ -43,12 +43,22 @@ class Maker:
     on_host: bool
     share: Share
     key: str = schema.ENCODED
-    cache: HostCache | None = None
+    cache: Cache | None = None
 
     @property
     def varies(self) -> bool:
         """Whether batches differ in their number of images."""
         return self.config.max_pixels_per_batch is not None
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The fields of a plan that go to the device as they are."""
+        return (*CARRIED, *self.config.columns)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The fields of a plan that a batch of kept images is made with."""
+        return (*self.carried, "box", "crop", "output")
 
     @property
     def dtype(self) -> tf.DType:
@@ -133,7 +143,7 @@ class Maker:
             int32 [N, 4] for `letterbox`; the `CARRIED` fields and the columns.
         """
         pixels = tf.ensure_shape(pixels, [plan["record"].shape[0], *self._static, 3])
-        carried = {name: plan[name] for name in (*CARRIED, *self.config.columns)}
+        carried = {name: plan[name] for name in self.carried}
         if self.varies and self.share.chunks > 1:
             carried["rows"] = plan["rows"]  # for `join`
         if self.config.fit == LETTERBOX:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from irv2data.errors import UsageError
 from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
 from irv2data.pipeline.batch import Maker
-from irv2data.pipeline.cache import HostCache
-from irv2data.pipeline.config import OutputSpec, PipelineConfig
+from irv2data.pipeline.cache import Cache, HostCache
+from irv2data.pipeline.config import DEVICE, DISK, MAX_CHUNK, OutputSpec, PipelineConfig
+from irv2data.pipeline.disk_cache import DiskCache
 from irv2data.pipeline.distribute import Share, distribute, distribute_for_keras, on_host, share_of
 from irv2data.pipeline.faults import BadRecords, Recovery, chunk_dataset
-from irv2data.pipeline.feed import planned_chunks
+from irv2data.pipeline.feed import planned_chunks, record_chunks
 from irv2data.pipeline.mixing import mix_labels
+from irv2data.pipeline.on_devices import DeviceCache, DeviceEpochs, devices_of
 from irv2data.pipeline.places import Place, places
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.state import resume, state
@@ -47,7 +50,8 @@ class Pipeline:
         self.config = _config(options)
         self.plan = Plan(self.dataset.split(split), self.config)
         self._bad = BadRecords(self.plan.split, self.config.max_bad_records)
-        self._cache: HostCache | None = None
+        self._cache: Cache | None = None
+        self._on_devices: dict[tuple[str, ...], DeviceCache] = {}
 
     @property
     def output(self) -> OutputSpec:
@@ -55,10 +59,18 @@ class Pipeline:
         return self.config.output
 
     @property
-    def cache(self) -> HostCache | None:
-        """Where this pipeline keeps decoded images; None where it does not."""
+    def cache(self) -> Cache | None:
+        """Where decoded images are kept, or are on their way to the devices; None where they are not."""
         if self._cache is None and self.plan.residence is not None:
-            self._cache = HostCache(self.plan.residence)
+            if self.plan.cache == DISK:
+                what = {
+                    "dataset": self.dataset.fingerprint,
+                    "split": self.plan.split.name,
+                    "cache_short_side": self.config.kept_side,
+                }
+                self._cache = DiskCache(self.plan.residence, str(self.config.cache_dir), what)
+            else:
+                self._cache = HostCache(self.plan.residence)
         return self._cache
 
     @property
@@ -157,8 +169,26 @@ class Pipeline:
         Raises:
             UsageError: The replicas do not divide `batch_size` (or `batch_multiple`), or there is no such step.
         """
-        share, begins = share_of(self.plan, strategy.num_replicas_in_sync), _begins(epoch, step, epochs)
+        begins, share = _begins(epoch, step, epochs), share_of(self.plan, strategy.num_replicas_in_sync)
+        if self.plan.cache == DEVICE:
+            for each in begins:
+                self.plan.check_step(*each)
+            return DeviceEpochs(self._devices(strategy, share), begins)
         return distribute(strategy, lambda context: self._share(begins, share(context), strategy))
+
+    def _devices(
+        self, strategy: tf.distribute.Strategy, share: Callable[[tf.distribute.InputContext], Share]
+    ) -> DeviceCache:
+        key = devices_of(strategy)
+        if key not in self._on_devices:
+            self._on_devices[key] = DeviceCache(
+                self.plan,
+                strategy,
+                through_host=lambda begin, context: self._share([begin], share(context), strategy),
+                maker=lambda context: self._maker(share(context), strategy),
+                fill=self._fill,
+            )
+        return self._on_devices[key]
 
     def for_fit(self, strategy: tf.distribute.Strategy, *, epochs: int, start: tuple[int, int] = (0, 0)) -> Any:
         """Several epochs for Keras' `model.fit`, each planned anew.
@@ -202,8 +232,17 @@ class Pipeline:
         self, begins: list[tuple[int, int]], share: Share, strategy: tf.distribute.Strategy | None
     ) -> tf.data.Dataset:
         """One input process's share of some epochs: its replicas' batches, one after another."""
-        cores, split = available_cores(), self.plan.split
-        maker = Maker(
+        maker = self._maker(share, strategy)
+        # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
+        batches = self._made(planned_chunks(self.plan, begins, share), maker)
+        if share.chunks > 1:
+            batches = batches.batch(share.chunks).map(maker.join)
+        # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
+        return batches.prefetch(2 * share.replicas)
+
+    def _maker(self, share: Share, strategy: tf.distribute.Strategy | None) -> Maker:
+        split = self.plan.split
+        return Maker(
             paths=tf.constant([os.fsencode(path) for path in split.paths]),
             config=self.config,
             on_host=on_host(self.plan, strategy),
@@ -211,23 +250,30 @@ class Pipeline:
             key=split.contents.encoded_key,
             cache=self.cache,
         )
+
+    def _made(self, chunks: tf.data.Dataset, maker: Maker) -> tf.data.Dataset:
+        """The chunks of some plans, in their order."""
         remedy = f"`irv2data verify --deep {self.dataset.folder}` looks at all records, max_bad_records tolerates some"
-        recovery = Recovery(maker, self._bad, remedy)
-        # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
-        chunks = planned_chunks(self.plan, begins, share)
+        recovery, cores = Recovery(maker, self._bad, remedy), available_cores()
         # One worker a chunk, as many open as there are cores; what interleave prefetches beyond them keeps the cores
         # busy while a finished chunk is taken. Measured on two cores: one chunk more was slower by an eighth and larger
         # by a tenth, two more as fast and larger by a fifth. The order stays that of the plan.
-        batches = chunks.interleave(
+        return chunks.interleave(
             lambda plan: chunk_dataset(plan, recovery),
             cycle_length=cores,
             num_parallel_calls=cores,
             deterministic=True,
         )
-        if share.chunks > 1:
-            batches = batches.batch(share.chunks).map(maker.join)
-        # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
-        return batches.prefetch(2 * share.replicas)
+
+    def _fill(self) -> HostCache:
+        """The cache with all images in it; those that no batch has asked for so far are decoded now."""
+        cache, whole = self.cache, Share.whole(MAX_CHUNK)
+        assert isinstance(cache, HostCache)
+        left = np.flatnonzero(~cache.there)
+        if len(left):
+            for _ in self._made(record_chunks(self.plan, left), self._maker(whole, None)):
+                pass
+        return cache
 
 
 def _begins(epoch: int, step: int, epochs: int) -> list[tuple[int, int]]:
@@ -246,6 +292,7 @@ def _config(options: dict[str, Any]) -> PipelineConfig:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and arrays as tuples, NumPy's numbers as Python's; their values are for the config to check."""
+    """Lists and arrays as tuples, NumPy's numbers as Python's, paths as text; the config checks their values."""
     value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     return tuple(_plain(part) for part in value) if isinstance(value, (list, tuple)) else value

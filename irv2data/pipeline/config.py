@@ -19,7 +19,9 @@ BILINEAR, LANCZOS3, AREA = "bilinear", "lanczos3", "area"
 METHODS = (BILINEAR, LANCZOS3, AREA)
 DTYPES = ("float32", "float16", "bfloat16")
 NO_CACHE = "none"
-CACHES = (NO_CACHE, HOST, AUTO)
+DISK = "disk"
+CACHE_OPTIONS = ("cache", "cache_short_side", "cache_mib", "cache_device_mib", "cache_dir")
+CACHES = (NO_CACHE, HOST, DEVICE, DISK, AUTO)
 MAX_CHUNK = 64  # images: the unit of decoding, so that memory and parallelism do not follow the batch size
 
 
@@ -89,11 +91,17 @@ class PipelineConfig:
             carry finished images. `auto`: `host` where the devices are CPUs or a canvas is more bytes than a finished
             image, else `device`. (Not the default, so that a batch has the same keys on every machine.)
         cache: Where decoded images are kept. `none`; `host`: each is decoded once, whole, and kept in the host's
-            memory; `auto`: `host` if all of them fit into `cache_mib`, else `none`. Batches have the same records and
-            boxes either way; their pixels are those of the kept images.
+            memory; `device`: after the first epoch all of them are copied into the memory of every device that
+            `distribute` feeds, where later batches are gathered; `disk`: in files in `cache_dir`, which later runs use
+            too; `auto`: `device` if all of them fit into `cache_device_mib`, or `host` if they fit into `cache_mib`,
+            or `disk` if there is a `cache_dir`, else `none`. Batches have the same records and boxes either way; their
+            pixels are those of the kept images.
         cache_short_side: Images are kept with as few pixels as JPEG decoding by halves allows with no side below this
             one. None stands for the longer side of `image_size`.
-        cache_mib: Memory that `auto` may use, in MiB. None stands for half of what is available.
+        cache_mib: The host's memory that `auto` may use, in MiB. None stands for half of what is available.
+        cache_device_mib: The memory of each device that `auto` may use, in MiB. With 0 it uses none: what a network
+            leaves free is not known before it is trained.
+        cache_dir: Folder on a local disk for `disk`.
         max_bad_records: Different records that may turn out to be damaged; each is replaced by filler of weight 0 in
             its place. With 0 the first one is an error.
 
@@ -126,6 +134,8 @@ class PipelineConfig:
     cache: str = NO_CACHE
     cache_short_side: int | None = None
     cache_mib: int | None = None
+    cache_device_mib: int = 0
+    cache_dir: str | None = None
     max_bad_records: int = 0
 
     def __post_init__(self) -> None:
@@ -146,6 +156,8 @@ class PipelineConfig:
             ("max_canvas_pixels", (int, NoneType), "a whole number or None"),
             ("cache_short_side", (int, NoneType), "a whole number or None"),
             ("cache_mib", (int, NoneType), "a whole number or None"),
+            ("cache_device_mib", int, "a whole number"),
+            ("cache_dir", (str, NoneType), "a path or None"),
             ("max_bad_records", int, "a whole number"),
             ("pad_value", (int, float), "a number"),
             ("crop_fraction", (int, float), "a number"),
@@ -231,6 +243,8 @@ class PipelineConfig:
                 self.augment is None or not self.augment.rand_layers or min(self.image_size) >= 3,
                 f"rand_layers needs images of 3 pixels or more, got image_size {self.image_size}",
             ),
+            (self.cache != DISK or bool(self.cache_dir), "cache='disk' needs cache_dir, a folder on a local disk"),
+            (self.cache_device_mib >= 0, f"cache_device_mib must be 0 or more, got {self.cache_device_mib}"),
             (self.max_bad_records >= 0, f"max_bad_records must be 0 or more, got {self.max_bad_records}"),
         ):
             if not ok:

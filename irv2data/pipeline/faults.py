@@ -33,6 +33,7 @@ _FILLER: dict[str, Any] = {
     "size": 1,
     "output": 1,
     "box": [0, 0, 1, 1],
+    "crop": 0,
     "flip": False,
 }
 
@@ -129,16 +130,26 @@ class Recovery:
                 self._bad.add(record, error)
                 sound[row] = False
         # If all rows are sound now, it was no damage: a disk or a network failed for a moment.
-        return maker.finish(plan if sound.all() else self._with_filler(plan, sound), tf.constant(pixels))
+        if not sound.all():
+            arrays = {name: value.numpy() for name, value in plan.items()}
+            filled = with_filler(arrays, sound, maker.config.columns)
+            plan = {name: tf.constant(value, plan[name].dtype) for name, value in filled.items()}
+        return maker.finish(plan, tf.constant(pixels))
 
-    def _with_filler(self, plan: dict[str, tf.Tensor], sound: np.ndarray) -> dict[str, tf.Tensor]:
-        """The plan with filler in the places of the damaged records."""
-        new = dict(plan)
-        for name in (*_FILLER, *self.maker.config.columns):
-            value = plan[name].numpy()
-            value[~sound] = b"" if value.dtype == object else _FILLER.get(name, 0)
-            new[name] = tf.constant(value, plan[name].dtype)
-        return new
+
+def with_filler(plan: dict[str, np.ndarray], sound: np.ndarray, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """A plan with filler in the places of damaged records.
+
+    Args:
+        plan: Fields of `planned.Batches`.
+        sound: Which rows are not damaged.
+        columns: The further columns among the fields.
+    """
+    new = dict(plan)
+    for name in (*_FILLER, *columns):
+        new[name] = plan[name].copy()
+        new[name][~sound] = b"" if new[name].dtype == object else _FILLER.get(name, 0)
+    return new
 
 
 def chunk_dataset(plan: dict[str, tf.Tensor], recovery: Recovery) -> tf.data.Dataset:

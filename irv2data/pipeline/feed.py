@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from irv2data.labels import CLASSES, NUMBER
+from irv2data.pipeline.config import MAX_CHUNK
 from irv2data.pipeline.distribute import Share
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.planned import FILLER, Batches
@@ -58,7 +59,7 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
     def planned(call: np.ndarray) -> list[np.ndarray]:
         epoch, window, skip = (int(number) for number in call)
         batches = plan.window(epoch, window)[skip:]
-        arrays = _chunked(batches, share)
+        arrays = chunked(batches, share)
         return [arrays[name] for name in names]
 
     def in_graph(call: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -68,6 +69,11 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
     windows = tf.data.Dataset.from_tensor_slices(np.array(calls, np.int64).reshape(-1, 3)).map(in_graph)
     # The next window is planned while this one is decoded.
     return windows.prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
+
+
+def record_chunks(plan: Plan, record: np.ndarray) -> tf.data.Dataset:
+    """Some records in chunks of `MAX_CHUNK`, as `planned_chunks` gives those of an epoch."""
+    return tf.data.Dataset.from_tensor_slices(chunked(plan.of_records(record, MAX_CHUNK), Share.whole(MAX_CHUNK)))
 
 
 def _of_dataset(plan: Plan) -> dict[str, tuple[tf.DType, tuple[int, ...]]]:
@@ -82,7 +88,7 @@ def _of_dataset(plan: Plan) -> dict[str, tuple[tf.DType, tuple[int, ...]]]:
     return {"label": label.get(contents.labels, (tf.int64, ())), "draws": draws, **columns}
 
 
-def _chunked(batches: Batches, share: Share) -> dict[str, np.ndarray]:
+def chunked(batches: Batches, share: Share) -> dict[str, np.ndarray]:
     """The fields of batches [batches, B, ..] as those of chunks [batches * replicas * chunks, N, ..]."""
     arrays = batches.arrays()
     canvas, own = arrays.pop("canvas"), arrays.pop("rows") // share.total

@@ -44,7 +44,8 @@ class Plan:
     Attributes:
         canvases: Canvas shapes (height, width) by rising area, which records are grouped by.
         batch_sizes: For each canvas, how many images a batch has over all replicas.
-        residence: Where decoded images are kept; None if they are not.
+        cache: Where decoded images are kept: `none`, `host`, `device` or `disk`.
+        residence: Where each of them lies there; None if they are not kept.
         shapes: Canvas shapes that batches come in: `canvases`, unless they show windows of kept images.
 
     Raises:
@@ -74,7 +75,7 @@ class Plan:
                 f"{split.folder}: split {split.name!r} has {split.num_records} records, a batch needs "
                 f"{self.batch_sizes[-1]}; use a smaller {size} or another split"
             )
-        self.residence = residence_for(split, config)
+        self.cache, self.residence = residence_for(split, config)
         self.shapes = self.canvases if self.residence is None else self._kept_shapes()
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
@@ -118,6 +119,22 @@ class Plan:
         if self.residence is not None:
             canvas = buckets.smallest(_needed(arrays), self.shapes)
         return Batches(canvas=np.array(self.shapes, np.int32)[canvas], columns=columns, **arrays)
+
+    def of_records(self, record: np.ndarray, size: int) -> Batches:
+        """Given records in their order, in batches of `size`, the last one completed with filler.
+
+        Args:
+            record: int64 [M], rows of the index.
+            size: Rows of each batch.
+        """
+        rows = np.concatenate([record, np.full(-len(record) % size, FILLER, np.int64)])
+        arrays = {
+            name: array[:-1].reshape(-1, size, *array.shape[1:])
+            for name, array in self._decisions(rows, 0, 0)[0].items()
+        }
+        columns = {name: arrays.pop(name) for name in self._extra}
+        canvas = np.array(self.shapes, np.int32)[buckets.smallest(_needed(arrays), self.shapes)]
+        return Batches(canvas=canvas, rows=np.full(len(canvas), size, np.int32), columns=columns, **arrays)
 
     def _arrays(self, epoch: int, window: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The fields of a window's batches but their canvas, and the number of the canvas they were grouped by."""

@@ -16,7 +16,7 @@ import numpy as np
 from irv2data.errors import UsageError
 from irv2data.machine import available_memory
 from irv2data.manifest import PNG
-from irv2data.pipeline.config import HOST, NO_CACHE, PipelineConfig
+from irv2data.pipeline.config import AUTO, DEVICE, DISK, HOST, NO_CACHE, PipelineConfig
 from irv2data.pipeline.geometry import decode_windows
 from irv2data.pipeline.planned import FILLER
 from irv2data.split import Split
@@ -88,31 +88,48 @@ def residence_of(height: np.ndarray, width: np.ndarray, scalable: np.ndarray, sh
     )
 
 
-def residence_for(split: Split, config: PipelineConfig) -> Residence | None:
-    """Where a split's images are kept, if the options say so; logs what `auto` chose, and why."""
+def residence_for(split: Split, config: PipelineConfig) -> tuple[str, Residence | None]:
+    """Where a split's images are kept (`none`, `host`, `device` or `disk`), and where each lies there.
+
+    Logs what `auto` chose, and why.
+
+    Raises:
+        UsageError: They are more than can be kept there.
+    """
     if config.cache == NO_CACHE:
-        return None
+        return NO_CACHE, None
     columns = [np.asarray(split.array(name)) for name in ("height", "width", "format")]
     residence = residence_of(columns[0], columns[1], columns[2] != PNG, config.kept_side)
-    too_many = residence.tiles > MOST_TILES
-    if config.cache == HOST:
-        if too_many:
-            raise UsageError(
-                f"cache: the decoded images of split {split.name!r} take {residence.num_bytes >> 30} GiB, more than "
-                f"the {MOST_TILES * TILE * 3 >> 30} GiB that can be kept; use a smaller cache_short_side"
-            )
-        return residence
-    there = available_memory()
-    most = config.cache_mib * (1 << 20) if config.cache_mib is not None else None if there is None else there // 2
-    fits = most is not None and residence.num_bytes <= most and not too_many
-    _LOG.info(
-        "cache: %s; the decoded images of split %r take %d MiB, and %s",
-        HOST if fits else NO_CACHE,
-        split.name,
-        residence.num_bytes >> 20,
+    place = _chosen(split, config, residence) if config.cache == AUTO else config.cache
+    if place in (HOST, DEVICE) and residence.tiles > MOST_TILES:
+        raise UsageError(
+            f"cache: the decoded images of split {split.name!r} take {residence.num_bytes >> 30} GiB, more than the "
+            f"{MOST_TILES * TILE * 3 >> 30} GiB that can be kept in memory; use a smaller cache_short_side, or 'disk'"
+        )
+    return place, None if place == NO_CACHE else residence
+
+
+def _chosen(split: Split, config: PipelineConfig, residence: Residence) -> str:
+    """The fastest place that has the room."""
+    free = available_memory()
+    most = config.cache_mib * (1 << 20) if config.cache_mib is not None else None if free is None else free // 2
+    words = (
         "how much memory there is, is not known: give cache_mib" if most is None else f"{most >> 20} MiB may be used",
+        f"{config.cache_device_mib} MiB of each device",
+        "no cache_dir is given" if config.cache_dir is None else f"cache_dir is {config.cache_dir}",
     )
-    return residence if fits else None
+    size, few = residence.num_bytes, residence.tiles <= MOST_TILES
+    place = NO_CACHE
+    # The host's memory too: an epoch long, images are there on their way to the device.
+    in_host = few and most is not None and size <= most
+    if in_host:
+        place = DEVICE if size <= config.cache_device_mib * (1 << 20) else HOST
+    elif config.cache_dir is not None:
+        place = DISK
+    _LOG.info(
+        "cache: %s; the decoded images of split %r take %d MiB; %s", place, split.name, size >> 20, ", ".join(words)
+    )
+    return place
 
 
 def kept_windows(residence: Residence, record: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]:

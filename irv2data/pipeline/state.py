@@ -15,7 +15,7 @@ from irv2data.split import Split
 
 VERSION = 3
 # Options that change no batch: where the work is done, what is carried along, and what is tolerated.
-_FREE = ("resize_on", "dtype", "cache", "cache_mib", "max_bad_records", "columns")
+_FREE = ("resize_on", "dtype", "cache", "cache_mib", "cache_device_mib", "cache_dir", "max_bad_records", "columns")
 
 
 def state(dataset: Dataset, split: Split, config: PipelineConfig, epoch: int, step: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from irv2data.index import FLOAT, INT
 from irv2data.labels import CLASS, CLASSES, NUMBER
-from irv2data.pipeline.config import DRAWS, LETTERBOX, NATIVE
+from irv2data.pipeline.config import LETTERBOX, NATIVE
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.planned import FILLER
 
@@ -84,7 +84,9 @@ def _bytes_beside(plan: Plan) -> int:
     label = {CLASSES: 4 * len(contents.classes), NUMBER: 4}.get(contents.labels, 8)
     columns = sum({INT: 8, FLOAT: 4}.get(contents.columns[name], 0) for name in plan.config.columns)
     fitted = 16 if plan.config.fit == LETTERBOX else 0
-    return 2 * 4 + 1 + 4 * DRAWS + 8 + 4 + label + columns + fitted  # size, flip, draws, record, weight
+    return (
+        2 * 4 + 1 + 4 * plan.config.output.num_draws + 8 + 4 + label + columns + fitted
+    )  # size, flip, draws, record, weight
 
 
 def _without_buckets(plan: Plan, epoch: int, window: int, rows: np.ndarray) -> list[float]:

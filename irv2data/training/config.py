@@ -34,6 +34,8 @@ class TrainConfig:
         cache: Where decoded training images are kept, as in `PipelineConfig`.
         cache_short_side: As in `PipelineConfig`.
         cache_mib: As in `PipelineConfig`.
+        cache_device_mib: As in `PipelineConfig`.
+        cache_dir: As in `PipelineConfig`.
 
     Raises:
         UsageError: A value is out of its range; the message names option, rule and value.
@@ -56,6 +58,8 @@ class TrainConfig:
     cache: str = NO_CACHE
     cache_short_side: int | None = None
     cache_mib: int | None = None
+    cache_device_mib: int = 0
+    cache_dir: str | None = None
 
     def __post_init__(self) -> None:
         require_size("image_size", self.image_size)

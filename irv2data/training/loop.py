@@ -16,6 +16,7 @@ from irv2data.errors import UsageError
 from irv2data.labels import CLASS
 from irv2data.manifest import Dataset
 from irv2data.pipeline.build import Pipeline
+from irv2data.pipeline.config import CACHE_OPTIONS
 from irv2data.training.checkpoint import prepare_run, save_run
 from irv2data.training.config import TrainConfig
 from irv2data.training.evaluation import Evaluator
@@ -59,7 +60,7 @@ def train(
         kind = dataset.contents.labels
         raise UsageError(f"{dataset.folder}: labels are of kind {kind!r}; train needs one class each")
     # Everything that can be wrong is found before the minutes that building and tracing the network take.
-    kept = {name: getattr(config, name) for name in ("cache", "cache_short_side", "cache_mib")}
+    kept = {name: getattr(config, name) for name in CACHE_OPTIONS}
     training = _pipeline(
         dataset, config, config.split, fit=config.fit, drop_remainder=True, augment=config.augment, **kept
     )

@@ -27,7 +27,13 @@ NAMES = [name for name in EVERYTHING.streams if not name.startswith(("rand_augme
 
 
 def make(dataset, **options):
-    given = {"image_size": (32, 32), "batch_size": 12, "fit": "random_resized_crop", "buckets": 1, "augment": EVERYTHING}
+    given = {
+        "image_size": (32, 32),
+        "batch_size": 12,
+        "fit": "random_resized_crop",
+        "buckets": 1,
+        "augment": EVERYTHING,
+    }
     return irv2data.Pipeline(dataset, **{**given, **options})
 
 

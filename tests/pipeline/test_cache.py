@@ -91,7 +91,7 @@ def test_pixels_are_those_of_the_whole_image(dataset, options):
 def test_what_is_kept_is_read_no_more(copy):
     pipeline = make(copy, drop_remainder=False, batch_size=32)
     expected = epoch_of(pipeline, 3)
-    assert pipeline.cache.records == 120
+    assert pipeline.cache.there.sum() == 120
     for path in copy.split("train").paths:
         os.remove(path)
     again = epoch_of(pipeline, 3)
@@ -111,7 +111,7 @@ def test_an_epoch_can_be_entered_at_every_step(dataset):
         for a, b in zip(found, whole[step:], strict=True):
             for name in b:
                 np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-        assert late.cache.records == 30 * (len(whole) - step)
+        assert late.cache.there.sum() == 30 * (len(whole) - step)
 
 
 @pytest.mark.parametrize("replicas", [2, 3])
@@ -222,6 +222,21 @@ def test_auto_goes_by_the_memory_there_is(dataset, monkeypatch, caplog):
         assert (pipeline.cache is not None) == kept
 
 
+def test_auto_takes_the_fastest_place_with_room(dataset, tmp_path):
+    mib = -(-make(dataset).describe()["cache_bytes"] // (1 << 20))
+    enough, little = mib, max(1, mib // 2)
+    for options, place in (
+        ({"cache_mib": enough, "cache_device_mib": enough}, "device"),
+        ({"cache_mib": enough, "cache_device_mib": little}, "host"),
+        ({"cache_mib": little, "cache_device_mib": enough}, "none"),
+        ({"cache_mib": little, "cache_dir": str(tmp_path)}, "disk"),
+        ({"cache_mib": enough, "cache_dir": str(tmp_path)}, "host"),
+    ):
+        plan = make(dataset, cache="auto", **options).plan
+        assert plan.cache == place
+        assert (plan.residence is None) == (place == "none")
+
+
 def test_more_than_can_be_numbered_is_refused(dataset, monkeypatch):
     monkeypatch.setattr(residence, "MOST_TILES", 100)
     with pytest.raises(UsageError, match=r"the decoded images of split 'train' take \d+ GiB, more than the"):
@@ -244,11 +259,14 @@ def test_a_state_goes_on_with_or_without_a_cache(dataset):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cache": "disc"}, "cache must be one of none, host, auto, got 'disc'"),
+        ({"cache": "disc"}, "cache must be one of none, host, device, disk, auto, got 'disc'"),
         ({"resize_on": "host"}, "cache='host' keeps images for the device to resize; use resize_on='device'"),
         ({"fit": "native"}, "cache='host' keeps images that are cropped and resized later; fit='native' does neither"),
         ({"cache_short_side": 0}, "cache_short_side must be 1 or more, got 0"),
         ({"cache_mib": 0}, "cache_mib must be 1 or more, got 0"),
+        ({"cache": "disk"}, "cache='disk' needs cache_dir, a folder on a local disk"),
+        ({"cache_device_mib": -1}, "cache_device_mib must be 0 or more, got -1"),
+        ({"cache_dir": 3}, "cache_dir must be a path or None, got 3"),
         ({"cache_mib": 1.5}, "cache_mib must be a whole number or None, got 1.5"),
     ],
 )

@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 
+from irv2data import Augment
 from irv2data.tools import main
+from irv2data.tools.common import parse_augment
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -182,3 +184,48 @@ def test_a_wrong_flag_of_absl_is_a_usage_error(capsys, dataset):
     code, out, err = call(capsys, "info", str(dataset.folder), "--verbosity=loud")
     assert (code, out) == (2, "")
     assert "verbosity" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", None),
+        ("rotate=15", Augment(rotate=15.0)),
+        (
+            "translate=0.1,fill_mode=reflect,rand_layers=2,mixup=0.2",
+            Augment(translate=0.1, fill_mode="reflect", rand_layers=2, mixup=0.2),
+        ),
+    ],
+)
+def test_augment_flag(text, expected):
+    assert parse_augment(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("turn=3", "augment has no 'turn'; it has translate, rotate"),
+        ("rotate", "augment: rotate must be a number, got ''"),
+        ("rotate=fast", "augment: rotate must be a number, got 'fast'"),
+        ("rand_layers=1.5", "augment: rand_layers must be a number, got '1.5'"),
+        ("rotate=500", "rotate must be a number between 0.0 and 180.0, got 500.0"),
+        ("fill_mode=wrap", "fill_mode must be one of nearest, reflect, constant, got 'wrap'"),
+    ],
+)
+def test_bad_augment_flags_end_in_one_line(capsys, dataset, tmp_path, text, message):
+    code, out, err = call(capsys, "train", str(dataset.folder), str(tmp_path / "run"), f"--augment={text}")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_bench_of_augmented_images(capsys, dataset, tmp_path):
+    flags = ("--image_size=32", "--batch_size=8", "--rounds=1", "--seconds=0.01", "--augment=rotate=20,mixup=0.2")
+    code, out, _ = call(
+        capsys, "bench", str(dataset.folder), "--json", *flags, "--cache=disk", f"--cache_dir={tmp_path}"
+    )
+    report = json.loads(out)
+    assert code == 0
+    assert report["config"]["augment"]["rotate"] == 20
+    assert report["finished_images_per_second"]["median"] > 0
+    assert list(tmp_path.glob("*.pixels"))
