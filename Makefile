@@ -7,6 +7,8 @@ UV ?= uv
 IMAGES ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+# A file's tests stay in one process, where they share what its fixtures make.
+PYTEST = python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 # The lock covers every Python pyproject.toml allows, whichever Python runs this.
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --custom-compile-command "make lock"
@@ -28,7 +30,7 @@ demo: venv ## convert, inspect and train on sample images, or on IMAGES=folder; 
 
 test: export TF_CPP_MIN_LOG_LEVEL := 2
 test: lint ## lint, then all tests; PYTEST_ARGS=... narrows them
-	"$(VENV)/bin/python" -m pytest $(PYTEST_ARGS)
+	"$(VENV)/bin/"$(PYTEST)
 
 lint: venv ## ruff (rules and format) and mypy
 	"$(VENV)/bin/python" -m ruff check .
@@ -39,7 +41,7 @@ test-oldest: export TF_CPP_MIN_LOG_LEVEL := 2
 test-oldest: ## the tests on the oldest supported versions (TensorFlow 2.16; Python 3.10 to 3.12)
 	@"$(PYTHON)" scripts/bootstrap.py --venv .venv-oldest --constraints requirements/constraints-oldest.txt \
 	    --extras dev,report
-	.venv-oldest/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-oldest/bin/$(PYTEST)
 
 bench: export TF_CPP_MIN_LOG_LEVEL := 2
 bench: venv ## benchmarks

@@ -13,8 +13,8 @@ from irv2data.pipeline.cache import HostCache, gather_tiles, outside_strategies
 from irv2data.pipeline.distribute import distribute
 from irv2data.pipeline.faults import with_filler
 from irv2data.pipeline.feed import chunked
-from irv2data.pipeline.plan import Plan
-from irv2data.pipeline.planned import FILLER
+from irv2data.pipeline.plan import WINDOW, Plan
+from irv2data.pipeline.planned import FILLER, Batches
 
 _TAKEN = ("first", "pitch", "crop")  # what `gather_tiles` takes
 
@@ -22,8 +22,9 @@ _TAKEN = ("first", "pitch", "crop")  # what `gather_tiles` takes
 class DeviceCache:
     """A copy of all kept images on each device of a strategy, from the end of the first epoch on.
 
-    A step then costs the host one call of a function: the rows of a window's batches go to the devices once a window,
-    and a step says which of them it wants. No input thread runs, and no pixel moves between host and device.
+    A step then costs the host one call of a function: what is planned of a window goes into variables on the devices
+    once a window, and a step says which of its batches it wants. (As arguments of the function it would cost 2 ms a
+    step in Python.) No input thread runs, and no pixel moves between host and device.
 
     Args:
         plan: The plan.
@@ -46,7 +47,10 @@ class DeviceCache:
         self._plan, self._strategy = plan, strategy
         self._through_host, self._make_maker, self._fill = through_host, maker, fill
         self._devices = devices_of(strategy)
-        self._tiles: list[tf.Variable] = []  # empty until an epoch has decoded all images
+        # A device each; empty until an epoch has decoded all images.
+        self._tiles: list[tf.Variable] = []
+        self._rows: list[dict[str, tf.Variable]] = []
+        self._loaded: tuple[int, int] | None = None  # epoch and window that `_rows` are of
         # One a canvas shape, so that shapes are static and a second trace of any of them would show.
         self.graphs: dict[tuple[int, int], Any] = {}
 
@@ -65,62 +69,54 @@ class DeviceCache:
         self._maker, cache = self._make_maker(contexts[0]), self._fill()
         self._there, self._residence = cache.there, cache.residence
         self._tiles = outside_strategies(lambda: [_copy(cache.tiles, device) for device in self._devices])
+        self._rows = [{} for _ in self._devices]
+        self._numbers = [tf.constant(number, tf.int64) for number in range(WINDOW)]
 
     def _from_devices(self, epoch: int, step: int) -> Iterator[dict[str, Any]]:
         first, skip = self._plan.place(epoch, step)
         for window in range(first, self._plan.windows_per_epoch()):
-            batches = self._plan.window(epoch, window)[skip if window == first else 0 :]
-            rows = self._on_devices(self._rows(chunked(batches, self._maker.share)))
-            for number, canvas in enumerate(batches.canvas.tolist()):
-                yield self._graph(*canvas)(rows, tf.constant(number, tf.int64))
+            batches = self._plan.window(epoch, window)
+            canvases = batches.canvas.tolist()
+            for number in range(skip if window == first else 0, len(canvases)):
+                if self._loaded != (epoch, window):  # or another iterator has loaded one of its own
+                    self._load(batches)
+                    self._loaded = (epoch, window)
+                yield self._graph(*canvases[number])(self._numbers[number])
 
-    def _rows(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What is needed of a window's batches, for each replica that this process feeds: [replicas, steps, b, ..]."""
+    def _load(self, batches: Batches) -> None:
+        """Puts what is needed of a window's batches on the devices, each those rows that are its own."""
         share = self._maker.share
-        needed = {name: arrays[name] for name in self._maker.needed}
-        record = needed["record"]
+        arrays = chunked(batches, share)
+        record = arrays["record"]
         sound = (record < 0) | self._there[np.maximum(record, 0)]
-        needed = with_filler(needed, sound, self._maker.config.columns)
-        known = np.maximum(needed["record"], 0)
-        needed["first"] = np.where(needed["record"] == FILLER, 0, self._residence.first[known])
-        needed["pitch"] = self._residence.pitch[known]
-        needed |= {name: needed[name].astype(np.int64) for name in _TAKEN}
-        # Chunks [steps * replicas * chunks, N, ..], the rows beyond a replica's in its last chunk.
-        shape = (-1, share.replicas, share.chunks * share.chunk)
-        return {
-            name: np.moveaxis(array.reshape(*shape, *array.shape[2:])[:, :, : share.size], 1, 0)
-            for name, array in needed.items()
-        }
-
-    def _on_devices(self, rows: dict[str, np.ndarray]) -> Any:
-        """The rows of each replica on its device, as per-replica values."""
-
-        def one(context: tf.distribute.ValueContext, array: np.ndarray) -> tf.Tensor:
-            local = context.replica_id_in_sync_group - self._maker.share.first
-            with tf.device(self._devices[local]):
-                return tf.constant(array[local])
-
-        return {
-            name: self._strategy.experimental_distribute_values_from_function(
-                lambda context, array=array: one(context, array)
-            )
-            for name, array in rows.items()
-        }
+        rows = with_filler({name: arrays[name] for name in self._maker.needed}, sound, self._maker.config.columns)
+        known = np.maximum(rows["record"], 0)
+        rows["first"] = np.where(rows["record"] == FILLER, 0, self._residence.first[known])
+        rows["pitch"] = self._residence.pitch[known]
+        self._dtypes = {name: tf.as_dtype(array.dtype) for name, array in rows.items()}
+        self._dtypes |= dict.fromkeys(_TAKEN, tf.int64)
+        for name, array in rows.items():
+            # Chunks [batches * replicas * chunks, N, ..], with what lies beyond a replica's rows in its last chunk.
+            array = array.reshape(len(batches), share.replicas, share.chunks * share.chunk, *array.shape[2:])
+            array = array[:, :, : share.size].astype(np.int64 if array.dtype == np.int32 else array.dtype)
+            whole = np.zeros((WINDOW, *array.shape[1:]), array.dtype)
+            whole[: len(array)] = array
+            for device, variables in enumerate(self._rows):
+                _assign(variables, name, whole[:, device], self._devices[device])
 
     def _graph(self, height: int, width: int) -> Any:
         if (height, width) not in self.graphs:
 
-            def replica(rows: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
-                # Not `value[number]`, which computes int32 on the host.
-                plan = {name: tf.gather(value, number) for name, value in rows.items()}
+            def replica(number: tf.Tensor) -> dict[str, tf.Tensor]:
+                tiles, rows = self._tiles[self._local()], self._rows[self._local()]
+                plan = {
+                    name: tf.cast(variable.sparse_read(number), self._dtypes[name]) for name, variable in rows.items()
+                }
                 size = tf.constant([height, width], tf.int64)
-                tiles = self._tiles[self._local()]
                 canvas = gather_tiles(tiles, plan["first"], plan["pitch"], plan["crop"], size)
                 return self._maker.finish(plan, tf.ensure_shape(canvas, [None, height, width, 3]))
 
-            self.graphs[height, width] = tf.function(
-                lambda rows, number: self._strategy.run(replica, args=(rows, number))
-            )
+            self.graphs[height, width] = tf.function(lambda number: self._strategy.run(replica, args=(number,)))
         return self.graphs[height, width]
 
     def _local(self) -> int:
@@ -154,3 +150,16 @@ def devices_of(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
 def _copy(tiles: tf.Tensor, device: str) -> tf.Variable:
     with tf.device(device):
         return tf.Variable(tiles, trainable=False, name="kept_tiles")
+
+
+def _assign(variables: dict[str, tf.Variable], name: str, value: np.ndarray, device: str) -> None:
+    if name in variables:
+        variables[name].assign(value)
+        return
+
+    def make() -> tf.Variable:
+        # int64 for int32, of which TensorFlow has no variables on GPUs, and strings stay on the host.
+        with tf.device("CPU:0" if value.dtype == object else device):
+            return tf.Variable(value, trainable=False, name=f"planned_{name}")
+
+    variables[name] = outside_strategies(make)

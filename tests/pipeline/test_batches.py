@@ -111,7 +111,7 @@ def test_epochs_and_seeds_differ(dataset):
         assert (batch["record"] != first["record"]).mean() > 0.9
         by_record = np.argsort(batch["record"]), np.argsort(first["record"])
         assert (batch["box"][by_record[0]] != first["box"][by_record[1]]).any(axis=1).mean() > 0.9
-        assert not np.isin(batch["draws"], first["draws"]).any()
+        assert np.isin(batch["draws"], first["draws"]).mean() < 0.01  # of 2^24 numbers
 
 
 @pytest.mark.parametrize("batch_size", [67, 100, 128])

@@ -43,7 +43,7 @@ def test_resuming_at_every_step_gives_the_rest(dataset, options):
 def test_a_state_is_small_and_says_what_it_counts(dataset):
     state = make(dataset, batch_size=8).state(3, 7)
     assert len(json.dumps(state)) < 1500
-    assert (state["version"], state["epoch"], state["step"]) == (2, 3, 7)
+    assert (state["version"], state["epoch"], state["step"]) == (3, 3, 7)
     assert (state["dataset"], state["split"], state["records"]) == (dataset.fingerprint, "train", 120)
     assert state["config"]["batch_size"] == 8
     assert len(state["fingerprint"]) == 64
@@ -83,7 +83,7 @@ def test_what_changes_no_batch_may_change(dataset):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"version": 1}, "expected version 2"),
+        ({"version": 1}, "expected version 3"),
         ({"step": 16}, "epoch 0 has steps 0 to 15, got step 16"),
         ({"epoch": -1}, "epoch must be 0 or more, got -1"),
         ({"step": 1.5}, "epoch and step must be whole numbers, got 0 and 1.5"),
@@ -99,7 +99,7 @@ def test_a_state_that_cannot_be_is_refused(dataset, damage, message):
     with pytest.raises(UsageError, match="no state"):
         pipeline.resume("nonsense")
     with pytest.raises(UsageError, match="lacks config, dataset"):
-        pipeline.resume({"version": 2, "epoch": 0, "step": 0, "fingerprint": "", "split": "", "records": 0})
+        pipeline.resume({"version": 3, "epoch": 0, "step": 0, "fingerprint": "", "split": "", "records": 0})
 
 
 def test_there_is_no_state_of_a_step_that_is_not_there(dataset):
