@@ -31,7 +31,7 @@ def forget_connections() -> None:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def s3_server() -> Iterator[None]:
     """An S3 server in a process of its own, which the environment points to."""
     with socket.socket() as probe:

@@ -13,6 +13,7 @@ import urllib.request
 
 import pytest
 
+from irv2data import storage
 from irv2data.convert.config import ConvertConfig
 from irv2data.convert.rejects import RejectError
 from irv2data.convert.sources import list_sources, read_ahead, read_source
@@ -23,6 +24,11 @@ pytest.importorskip("flask")  # of moto[server]
 s3fs = pytest.importorskip("s3fs")
 
 JPEG = b"\xff\xd8\xff\xe0"
+
+
+def forget_connections():
+    storage._connect.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +63,14 @@ def bucket():
                     if server.poll() is not None or attempt == 119:
                         raise
                     time.sleep(0.25)
-            s3fs.S3FileSystem.clear_instance_cache()
+            forget_connections()
             fs = s3fs.S3FileSystem()
             fs.mkdir("photos")
             yield fs
         finally:
             server.terminate()
             server.wait(30)
-            s3fs.S3FileSystem.clear_instance_cache()
+            forget_connections()
 
 
 def put(fs, files: dict[str, bytes]) -> None:
