@@ -5,6 +5,9 @@ In paired rounds, each measurement in a process of its own, all on the same phot
 - `cold`: the uncached pipeline; and Model Garden's recipe (`feeds_tensorflow.model_garden`, not normalized);
 - `kept`: `cache="host"`, its first epoch (images/s from its first batch on, beside the uncached pipeline's first epoch)
   and the epochs after it;
+- `device`: `cache="device"` after its first epoch, with this machine's first device; on a CPU that gathers in the step
+  what `kept` gathers ahead of it;
+- `disk`: `cache="disk"` after its first epoch, the files in the page cache;
 - `dataset_cache`: `Dataset.cache()` on the same decoded images, then `padded_batch`, as one would write it without us;
 - `copy`: how fast the machine copies as many bytes as a batch has, from all over as much memory as the images take.
 
@@ -86,6 +89,26 @@ def child_kept(dataset: str, side: str, seconds: str) -> dict[str, float]:
     }
 
 
+def child_device(dataset: str, side: str, seconds: str) -> dict[str, float]:
+    import tensorflow as tf
+
+    pipeline = _pipeline(dataset, cache="device", cache_short_side=int(side))
+    strategy = tf.distribute.get_strategy()
+    for _ in pipeline.distribute(strategy):
+        pass
+    return _rate(iter(pipeline.distribute(strategy, 1, epochs=_EPOCHS)), BATCH, float(seconds))
+
+
+def child_disk(dataset: str, side: str, seconds: str) -> dict[str, float]:
+    pipeline = _pipeline(
+        dataset, cache="disk", cache_short_side=int(side), cache_dir=str(Path(dataset).with_name("kept"))
+    )
+    batches = iter(pipeline.batches(epochs=_EPOCHS))
+    for _ in range(pipeline.steps_per_epoch()):
+        next(batches)
+    return _rate(batches, BATCH, float(seconds))
+
+
 def child_dataset_cache(dataset: str, side: str, seconds: str) -> dict[str, float]:
     import tensorflow as tf
 
@@ -144,6 +167,8 @@ def child_copy(total: str, image: str, seconds: str) -> dict[str, float]:
 _CHILDREN: dict[str, Callable[..., dict[str, float]]] = {
     "cold": child_cold,
     "kept": child_kept,
+    "device": child_device,
+    "disk": child_disk,
     "dataset_cache": child_dataset_cache,
     "model_garden": child_model_garden,
     "copy": child_copy,
@@ -160,7 +185,7 @@ def measure(data: Data, options: argparse.Namespace) -> Iterator[dict[str, Any]]
     for _ in range(options.rounds):
         each = {
             name: run(name, data.dataset, str(options.side))
-            for name in ("kept", "cold", "model_garden", "dataset_cache")
+            for name in ("kept", "cold", "model_garden", "dataset_cache", "device", "disk")
         }
         each["copy"] = run("copy", str(each["kept"]["predicted"]), str(each["kept"]["bytes_per_image"]))
         rounds.append(each)
