@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from irv2data.errors import EXIT_DONE
 from irv2data.manifest import Dataset
@@ -28,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("unfreeze", "number of top blocks for the fine epochs, 44 for all"),
         ("max_steps", "steps an epoch at most, 0 for all"),
         ("seed", "of order, crops and new weights"),
+        ("checkpoint_steps", "write a checkpoint every so many steps, too; 0: at the end of each epoch"),
+        ("keep_checkpoints", "how many are kept"),
     ):
         parser.add_argument(
             f"--{name}", type=int, default=getattr(default, name), help=f"{text} (default: %(default)s)"
@@ -48,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replicas", type=int, default=0, help="0: all GPUs, else one; more without GPUs: logical CPUs"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished run")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
     add_json(parser)
 
 
@@ -66,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         fine_learning_rate=arguments.fine_learning_rate,
         max_steps=arguments.max_steps,
         seed=arguments.seed,
+        checkpoint_steps=arguments.checkpoint_steps,
+        keep_checkpoints=arguments.keep_checkpoints,
         split=arguments.split,
         validation_split=arguments.validation_split or None,
         augment=parse_augment(arguments.augment),
@@ -78,13 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
     strategy = make_strategy(arguments.replicas)
     bars = Bars("steps")
     try:
-        with reading(arguments.dataset):
+        with reading(arguments.dataset), stopping() as stop:
             metrics = train(
                 dataset,
                 arguments.run_folder,
                 config,
                 strategy,
                 overwrite=arguments.overwrite,
+                resume=arguments.resume,
+                stop=stop,
                 log=lambda line: print(line, file=sys.stderr),
                 progress=bars,
             )
@@ -95,3 +108,26 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"model and metrics: {arguments.run_folder}")
     return EXIT_DONE
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C or SIGTERM asks a run to stop after its step; the second one ends it at once."""
+    asked = threading.Event()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        # Not `print`, whose buffer the signal may have come in the middle of.
+        os.write(2, b"stopping after this step; once more to stop at once\n")
+
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
+        yield asked.is_set
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -31,6 +31,8 @@ class TrainConfig:
         split: Split to train on.
         validation_split: Split to evaluate on; None for no evaluation.
         augment: Random changes of training images, as in `PipelineConfig`.
+        checkpoint_steps: Checkpoints are written at the end of every epoch, and every so many steps; 0 for not.
+        keep_checkpoints: How many checkpoints are kept.
         cache: Where decoded training images are kept, as in `PipelineConfig`.
         cache_short_side: As in `PipelineConfig`.
         cache_mib: As in `PipelineConfig`.
@@ -55,6 +57,8 @@ class TrainConfig:
     split: str = "train"
     validation_split: str | None = "validation"
     augment: Augment | None = None
+    checkpoint_steps: int = 0
+    keep_checkpoints: int = 2
     cache: str = NO_CACHE
     cache_short_side: int | None = None
     cache_mib: int | None = None
@@ -86,6 +90,8 @@ class TrainConfig:
             ),
             (self.head_learning_rate > 0, f"head_learning_rate must be positive, got {self.head_learning_rate}"),
             (self.fine_learning_rate > 0, f"fine_learning_rate must be positive, got {self.fine_learning_rate}"),
+            (self.checkpoint_steps >= 0, f"checkpoint_steps must be 0 or more, got {self.checkpoint_steps}"),
+            (self.keep_checkpoints >= 1, f"keep_checkpoints must be 1 or more, got {self.keep_checkpoints}"),
             (self.max_steps >= 0, f"max_steps must be 0 (all) or more, got {self.max_steps}"),
         ):
             if not ok:

@@ -76,6 +76,10 @@ class TrainStep:
         optimizer: A Keras optimizer made in the strategy's scope.
         batch_size: Global batch size.
         output: `pipeline.output`, which says whether labels are mixed as the images are.
+
+    Attributes:
+        weights: Of the model.
+        variables: These and the optimizer's, in the same order for every run of the same options.
     """
 
     def __init__(
@@ -109,6 +113,9 @@ class TrainStep:
             return strategy.reduce("SUM", strategy.run(replica, args=(images, batch)), axis=None)
 
         self._run = on_replicas
+        # All that decides what further steps do; the network's weights come first.
+        self.weights = list(model.weights)
+        self.variables = [*self.weights, *optimizer.variables]
 
     def __call__(self, images: Any, batch: dict[str, Any]) -> tf.Tensor:
         """One step on per-replica images; returns the global `sums_of`, float32 [3]."""

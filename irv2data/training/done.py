@@ -1,0 +1,82 @@
+"""How far a run is: what a checkpoint holds beside the variables, and the check that it is of the same run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from irv2data.errors import UsageError
+from irv2data.pipeline.build import Pipeline
+from irv2data.pipeline.config import CACHE_OPTIONS
+from irv2data.training.config import TrainConfig
+
+_VERSION = 1
+# Options that a run may go on with in another way: where images are kept, how often it is saved.
+_FREE = ("checkpoint_steps", "keep_checkpoints", *(name for name in CACHE_OPTIONS if name != "cache_short_side"))
+
+
+@dataclass
+class Done:
+    """What a run has done so far.
+
+    Attributes:
+        epoch: The running epoch.
+        step: Its next step.
+        sums: Of each of its steps so far, what `step.sums_of` gives.
+        before: Evaluation before the first epoch, the fields of `Evaluation`.
+        after: The last one since.
+        history: A row for each epoch before this one.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: list[list[float]] = field(default_factory=list)
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def state(self, config: TrainConfig, pipeline: Pipeline) -> dict[str, Any]:
+        """All of it, JSON-able, with what it is of."""
+        position = {"epoch": self.epoch, "step": self.step}
+        return {
+            "version": _VERSION,
+            "config": _identity(config),
+            "classes": list(pipeline.dataset.classes),
+            "pipeline": pipeline.state(**position),
+            **{name: value for name, value in asdict(self).items() if name not in position},
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], config: TrainConfig, pipeline: Pipeline) -> Done:
+        """What a state says, if it is of these options, classes and records.
+
+        Raises:
+            UsageError: It is not; the message names what differs.
+        """
+        if state.get("version") != _VERSION:
+            raise UsageError(f"checkpoint: of another version of irv2data: expected {_VERSION}")
+        was, now = state["classes"], list(pipeline.dataset.classes)
+        if was != now:
+            gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
+            what = [f"{word} {', '.join(names[:3])}" for word, names in (("without", gone), ("with", new)) if names]
+            raise UsageError(
+                f"checkpoint: of another class list, {len(was)} classes; now {len(now)}, "
+                f"{' and '.join(what) or 'in another order'}; give --overwrite to begin anew"
+            )
+        here = json.loads(json.dumps(_identity(config)))
+        different = [
+            f"{name} was {state['config'].get(name)!r}, is {here.get(name)!r}"
+            for name in sorted(here.keys() | state["config"].keys())
+            if state["config"].get(name) != here.get(name)
+        ]
+        if different:
+            raise UsageError(f"checkpoint: of a run with other options: {'; '.join(different)}")
+        epoch, step = pipeline.resume(state["pipeline"])
+        names = ("sums", "before", "after", "history")
+        return cls(epoch=epoch, step=step, **{name: state[name] for name in names})
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name not in _FREE}
