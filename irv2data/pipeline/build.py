@@ -15,12 +15,11 @@ from irv2data.manifest import Dataset
 from irv2data.pipeline.batch import Maker
 from irv2data.pipeline.cache import Cache, HostCache
 from irv2data.pipeline.config import DEVICE, DISK, MAX_CHUNK, OutputSpec, PipelineConfig
-from irv2data.pipeline.disk_cache import DiskCache
 from irv2data.pipeline.distribute import Share, distribute, distribute_for_keras, on_host, share_of
 from irv2data.pipeline.faults import BadRecords, Recovery, chunk_dataset
 from irv2data.pipeline.feed import planned_chunks, record_chunks
 from irv2data.pipeline.mixing import mix_labels
-from irv2data.pipeline.on_devices import DeviceCache, DeviceEpochs, devices_of
+from irv2data.pipeline.on_devices import DeviceCache, DeviceEpochs
 from irv2data.pipeline.places import Place, places
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.state import resume, state
@@ -51,7 +50,7 @@ class Pipeline:
         self.plan = Plan(self.dataset.split(split), self.config)
         self._bad = BadRecords(self.plan.split, self.config.max_bad_records)
         self._cache: Cache | None = None
-        self._on_devices: dict[tuple[str, ...], DeviceCache] = {}
+        self._on_devices: dict[tf.distribute.Strategy, DeviceCache] = {}
 
     @property
     def output(self) -> OutputSpec:
@@ -63,6 +62,8 @@ class Pipeline:
         """Where decoded images are kept, or are on their way to the devices; None where they are not."""
         if self._cache is None and self.plan.residence is not None:
             if self.plan.cache == DISK:
+                from irv2data.pipeline.disk_cache import DiskCache  # needs a system with file locks
+
                 what = {
                     "dataset": self.dataset.fingerprint,
                     "split": self.plan.split.name,
@@ -179,16 +180,15 @@ class Pipeline:
     def _devices(
         self, strategy: tf.distribute.Strategy, share: Callable[[tf.distribute.InputContext], Share]
     ) -> DeviceCache:
-        key = devices_of(strategy)
-        if key not in self._on_devices:
-            self._on_devices[key] = DeviceCache(
+        if strategy not in self._on_devices:
+            self._on_devices[strategy] = DeviceCache(
                 self.plan,
                 strategy,
                 through_host=lambda begin, context: self._share([begin], share(context), strategy),
                 maker=lambda context: self._maker(share(context), strategy),
                 fill=self._fill,
             )
-        return self._on_devices[key]
+        return self._on_devices[strategy]
 
     def for_fit(self, strategy: tf.distribute.Strategy, *, epochs: int, start: tuple[int, int] = (0, 0)) -> Any:
         """Several epochs for Keras' `model.fit`, each planned anew.
@@ -266,13 +266,14 @@ class Pipeline:
         )
 
     def _fill(self) -> HostCache:
-        """The cache with all images in it; those that no batch has asked for so far are decoded now."""
+        """The host's cache with all images in it, those too that no batch has asked for; then it is given up."""
         cache, whole = self.cache, Share.whole(MAX_CHUNK)
         assert isinstance(cache, HostCache)
         left = np.flatnonzero(~cache.there)
         if len(left):
             for _ in self._made(record_chunks(self.plan, left), self._maker(whole, None)):
                 pass
+        self._cache = None
         return cache
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,7 +33,8 @@ class DeviceCache:
         through_host: From (epoch, step) and an input context to the dataset of that epoch's batches from that step on,
             which decodes and keeps images in the host's memory.
         maker: From an input context to what finishes batches.
-        fill: Gives the host's cache with all images in it; those that are missing are damaged, and become filler.
+        fill: Gives the host's cache with all images in it, to be forgotten; those that are missing are damaged, and
+            become filler.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class DeviceCache:
             return self._through_host(begin, context)
 
         yield from distribute(self._strategy, dataset)
-        self._maker, cache = self._make_maker(contexts[0]), self._fill()
+        if self._tiles:  # by another iterator meanwhile; graphs know the variables that it made
+            return
+        self._maker = dataclasses.replace(self._make_maker(contexts[0]), cache=None)
+        cache = self._fill()
         self._there, self._residence = cache.there, cache.residence
         self._tiles = outside_strategies(lambda: [_copy(cache.tiles, device) for device in self._devices])
         self._rows = [{} for _ in self._devices]
