@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "say what a dataset folder holds",
     "bench": "measure the images per second the pipeline delivers on this machine",
     "train": "fine-tune Inception-ResNet-v2 on a dataset folder",
+    "evaluate": "say how well a trained network does on a split, class by class",
 }
 
 

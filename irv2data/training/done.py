@@ -25,7 +25,7 @@ class Done:
         epoch: The running epoch.
         step: Its next step.
         sums: Of each of its steps so far, what `step.sums_of` gives.
-        before: Evaluation before the first epoch, the fields of `Evaluation`.
+        before: Evaluation before the first epoch, `Evaluation.figures`.
         after: The last one since.
         history: A row for each epoch before this one.
     """

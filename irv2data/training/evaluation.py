@@ -11,27 +11,59 @@ import tensorflow as tf
 
 from irv2data.errors import UsageError
 from irv2data.pipeline.build import Pipeline
-from irv2data.training.step import Preprocessor, sums_of
+from irv2data.training.step import Preprocessor
+
+_TOP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Result over a split: mean cross-entropy in nats, top-1 accuracy in [0, 1], and the records counted."""
+    """Result over a split.
+
+    Attributes:
+        loss: Mean cross-entropy in nats.
+        accuracy: Share of the records whose class had the highest score.
+        top5: Share whose class was among the five highest scores (all of them, of fewer classes).
+        records: Records counted.
+        confusion: int64 [classes, classes], records by their class (row) and the class of the highest score (column).
+    """
 
     loss: float
     accuracy: float
+    top5: float
     records: int
+    confusion: np.ndarray
+
+    def figures(self) -> dict[str, float]:
+        """All but the confusion matrix, JSON-able."""
+        return {"loss": self.loss, "accuracy": self.accuracy, "top5": self.top5, "records": self.records}
+
+    def by_class(self) -> list[dict[str, Any]]:
+        """For each class `records`, `predicted` (records that were taken for it), `precision` and `recall`.
+
+        Precision is None for a class that nothing was taken for, recall for one without records.
+        """
+        right, there, taken = np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        return [
+            {
+                "records": int(records),
+                "predicted": int(predicted),
+                "precision": float(hits / predicted) if predicted else None,
+                "recall": float(hits / records) if records else None,
+            }
+            for hits, records, predicted in zip(right, there, taken, strict=True)
+        ]
 
 
 class Evaluator:
     """Evaluates a model again and again, traced once.
 
-    Losses are weighted, summed and divided here: Keras' own evaluation loss is wrong with filler of weight 0.
+    Losses are summed and divided here: Keras' own evaluation loss is wrong with filler of weight 0.
 
     Args:
         model: From images in [-1, 1] to logits, made in the strategy's scope.
         pipeline: With `drop_remainder=False`.
-        strategy: Where the model lives.
+        strategy: Where the model lives; of one process.
         preprocess: The device stage, to share its graphs with training; None for an own one.
 
     Raises:
@@ -51,22 +83,40 @@ class Evaluator:
         self._strategy = strategy
         self._preprocess = preprocess or Preprocessor(strategy, pipeline.output)
 
-        def replica(images: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-            return sums_of(model(images, training=False), label, weight)
+        def replica(images: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            logits = model(images, training=False)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+            return losses, tf.math.top_k(logits, min(_TOP, logits.shape[-1])).indices
 
         @tf.function
-        def step(images: Any, label: Any, weight: Any) -> Any:
-            return strategy.reduce("SUM", strategy.run(replica, args=(images, label, weight)), axis=None)
+        def step(images: Any, label: Any) -> Any:
+            return strategy.run(replica, args=(images, label))
 
         self._step = step
 
     def __call__(self) -> Evaluation:
         """One pass over the split."""
-        total = np.zeros(3)
+        classes = len(self._pipeline.dataset.classes)
+        loss, top5, records = 0.0, 0, 0
+        confusion = np.zeros((classes, classes), np.int64)
         for batch in self._pipeline.distribute(self._strategy):
-            total += self._step(self._preprocess(batch), batch["label"], batch["weight"]).numpy()
-        loss, correct, records = total.tolist()
-        return Evaluation(loss=loss / records, accuracy=correct / records, records=int(records))
+            losses, top = self._step(self._preprocess(batch), batch["label"])
+            losses, top, label, real = (
+                np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])
+                for value in (losses, top, batch["label"], batch["weight"])
+            )
+            real = real > 0
+            loss += losses[real].sum(dtype=np.float64)
+            top5 += int((top[real] == label[real, None]).any(axis=1).sum())
+            records += int(real.sum())
+            np.add.at(confusion, (label[real], top[real, 0]), 1)
+        return Evaluation(
+            loss=float(loss / records),
+            accuracy=float(np.trace(confusion) / records),
+            top5=top5 / records,
+            records=records,
+            confusion=confusion,
+        )
 
 
 def evaluate(model: keras.Model, pipeline: Pipeline, strategy: tf.distribute.Strategy) -> Evaluation:

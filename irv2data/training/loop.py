@@ -96,7 +96,7 @@ def train(
     shared = preprocess if config.augment is None else None
     validate = None if validation is None else Evaluator(model, validation, strategy, shared)
     if validate is not None and saved is None:
-        done.before = asdict(validate())
+        done.before = validate().figures()
     epochs = config.head_epochs + config.fine_epochs
     step: TrainStep | None = None
     batches: Iterator[Any] = iter(())
@@ -119,8 +119,8 @@ def train(
         row = {"epoch": epoch, "phase": "fine" if fine else "head", **row}
         if validate is not None:
             after = validate()
-            row |= {"validation_loss": after.loss, "validation_accuracy": after.accuracy}
-            done.after = asdict(after)
+            row |= {f"validation_{name}": value for name, value in after.figures().items() if name != "records"}
+            done.after = after.figures()
         done.history.append(row)
         log(_line(row, epochs))
         done.epoch, done.step, done.sums = epoch + 1, 0, []

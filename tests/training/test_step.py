@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from irv2data import Augment, Pipeline
 from irv2data.errors import UsageError
-from irv2data.training.evaluation import Evaluator, evaluate
+from irv2data.training import evaluation
+from irv2data.training.evaluation import Evaluation, Evaluator, evaluate
 from irv2data.training.step import Preprocessor, TrainStep, sums_of
 from irv2data.training.strategy import make_strategy
 
@@ -129,8 +130,9 @@ def test_sums_of_by_hand():
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])
-def test_evaluation_counts_every_record_once(dataset, cpu_strategy, replicas):
+def test_evaluation_counts_every_record_once(dataset, cpu_strategy, replicas, monkeypatch):
     """60 records in batches of 36: the second batch holds 12 fillers, which weigh nothing."""
+    monkeypatch.setattr(evaluation, "_TOP", 2)  # of five classes, five are all
     strategy = cpu_strategy(replicas)
     options = {"split": "validation", "fit": "resize", "image_size": (32, 32), "shuffle": None}
     pipeline = Pipeline(dataset, batch_size=36, drop_remainder=False, **options)
@@ -139,15 +141,39 @@ def test_evaluation_counts_every_record_once(dataset, cpu_strategy, replicas):
     result = evaluate(model, pipeline, strategy)
     from irv2data.device import preprocess
 
-    losses, hits = [], []
+    losses, hits, top5, confusion = [], [], [], np.zeros((5, 5), int)
     for batch in Pipeline(dataset, batch_size=1, **options).batches():
         logits = np.array(model(preprocess(batch, pipeline.output)), np.float64)[0]
         label = int(batch["label"][0])
         losses.append(np.log(np.exp(logits).sum()) - logits[label])
         hits.append(logits.argmax() == label)
+        top5.append(label in np.argsort(-logits)[:2])
+        confusion[label, logits.argmax()] += 1
+    np.testing.assert_array_equal(result.confusion, confusion)
+    assert 2 < (confusion > 0).sum() < 25
+    assert result.top5 == np.mean(top5)
+    assert result.accuracy < result.top5 < 1
+    assert result.figures() == {
+        "loss": result.loss, "accuracy": result.accuracy, "top5": result.top5, "records": 60,
+    }  # fmt: skip
+    for number, row in enumerate(result.by_class()):
+        there, taken = confusion[number].sum(), confusion[:, number].sum()
+        assert (row["records"], row["predicted"]) == (there, taken)
+        assert row["recall"] == (confusion[number, number] / there if there else None)
+        assert row["precision"] == (confusion[number, number] / taken if taken else None)
     assert result.records == len(losses) == 60
     assert result.loss == pytest.approx(np.mean(losses), rel=1e-4)
     assert result.accuracy == pytest.approx(np.mean(hits))
+
+
+def test_by_class_by_hand():
+    confusion = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 4]])
+    found = Evaluation(loss=1, accuracy=0.7, top5=1, records=10, confusion=confusion).by_class()
+    assert found == [
+        {"records": 4, "predicted": 5, "precision": 0.6, "recall": 0.75},
+        {"records": 0, "predicted": 1, "precision": 0.0, "recall": None},
+        {"records": 6, "predicted": 4, "precision": 1.0, "recall": 4 / 6},
+    ]
 
 
 def test_evaluation_refuses_to_drop_records(dataset, cpu_strategy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 
@@ -9,9 +10,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from irv2data import Pipeline
 from irv2data.errors import UsageError
+from irv2data.tools import main
 from irv2data.training import TrainConfig, evaluate, train
 from irv2data.training.strategy import make_strategy
 
@@ -78,6 +81,50 @@ def test_saved_model_is_the_trained_one(run, dataset):
     result = evaluate(model, pipeline, tf.distribute.get_strategy())
     assert result.loss == pytest.approx(metrics["validation_after"]["loss"], rel=1e-3)
     assert result.accuracy == metrics["validation_after"]["accuracy"]
+
+
+def test_evaluate_command(run, dataset, capsys, tmp_path):
+    folder, metrics, _, _ = run
+    arguments = ["irv2data", "evaluate", str(folder), str(dataset.folder), "--batch_size=12", "--replicas=2"]
+    assert main.run(main.parse([*arguments, "--json", f"--output={tmp_path / 'out'}"])) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["records"] == sum(row["records"] for row in report["classes"]) == 60
+    for name in ("loss", "accuracy", "top5"):
+        assert report[name] == pytest.approx(metrics["validation_after"][name], rel=1e-4)
+    confusion = np.array(report["confusion"])
+    assert np.trace(confusion) == round(60 * report["accuracy"])
+    with open(tmp_path / "out" / "confusion.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["class", *dataset.classes]
+    assert [[name, *map(int, counts)] for name, *counts in rows] == [
+        [name, *counts] for name, counts in zip(dataset.classes, confusion.tolist(), strict=True)
+    ]
+    with open(tmp_path / "out" / "per_class.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list(dataset.classes)
+    assert [row["recall"] for row in rows] == [str(row["recall"]) for row in report["classes"]]
+    with Image.open(tmp_path / "out" / "confusion.png") as picture:
+        assert min(picture.size) > 400
+    assert main.run(main.parse(arguments)) == 0
+    text = capsys.readouterr().out
+    assert f"accuracy {report['accuracy']:.3f}" in text
+    assert "least recognised" in text
+
+
+def test_evaluate_needs_a_run_of_these_classes(run, dataset, capsys, tmp_path):
+    def failing(folder):
+        assert main.run(main.parse(["irv2data", "evaluate", str(folder), str(dataset.folder)])) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    assert "holds no finished run of `irv2data train` (metrics.json" in failing(tmp_path)
+    for name in ("metrics.json", "classes.json"):
+        (tmp_path / name).write_bytes((run[0] / name).read_bytes())
+    names = list(dataset.classes)
+    (tmp_path / "classes.json").write_text(json.dumps([*names[1:], "zebra"]))
+    assert f"are not those that {tmp_path} was trained on: it lacks zebra and adds {names[0]}" in failing(tmp_path)
+    (tmp_path / "classes.json").write_text(json.dumps(names[::-1]))
+    assert "has them in another order" in failing(tmp_path)
 
 
 def test_statistics_give_features_a_scale(run):

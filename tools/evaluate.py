@@ -1,0 +1,121 @@
+"""`irv2data evaluate RUN DATASET`: how well a trained network does on a split, record by record, class by class."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from irv2data.errors import EXIT_DONE, DatasetError, UsageError
+from irv2data.manifest import Dataset
+
+from .common import add_json, print_json, printable, table
+from .quiet import load_tensorflow, reading
+
+_SHOWN = 10  # classes in the table on a terminal: those that are recognised least
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a finished `irv2data train`")
+    parser.add_argument("dataset", metavar="DATASET", help="dataset folder, with the classes that RUN was trained on")
+    parser.add_argument("--split", default="validation", help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="over all replicas (default: %(default)s)")
+    parser.add_argument("--replicas", type=int, default=0, help="as for `train` (default: %(default)s)")
+    parser.add_argument("--output", metavar="FOLDER", help="for per_class.csv, confusion.csv and confusion.png")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    folder = Path(arguments.run_folder)
+    trained, classes = _read(folder / "metrics.json"), _read(folder / "classes.json")
+    dataset = Dataset(arguments.dataset)
+    _check_classes(classes, list(dataset.classes), folder, dataset)
+    load_tensorflow()
+    import keras
+
+    from irv2data.pipeline.build import Pipeline
+    from irv2data.training import evaluate, make_strategy
+
+    fit = trained["config"]["fit"]
+    pipeline = Pipeline(
+        dataset,
+        split=arguments.split,
+        fit="center_crop" if fit == "random_resized_crop" else fit,
+        image_size=tuple(trained["config"]["image_size"]),
+        batch_size=arguments.batch_size,
+        shuffle=None,
+        drop_remainder=False,
+    )
+    strategy = make_strategy(arguments.replicas)
+    with strategy.scope():
+        model = keras.models.load_model(folder / "model.keras", compile=False)
+    with reading(arguments.dataset):
+        found = evaluate(model, pipeline, strategy)
+    rows = [{"class": name, **row} for name, row in zip(classes, found.by_class(), strict=True)]
+    if arguments.output:
+        _write(Path(arguments.output), rows, found.confusion, classes)
+    if arguments.json:
+        print_json(
+            {**found.figures(), "split": arguments.split, "classes": rows, "confusion": found.confusion.tolist()}
+        )
+    else:
+        print(_text(found.figures(), rows))
+    return EXIT_DONE
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path.parent}: holds no finished run of `irv2data train` ({path.name}: {error})") from error
+
+
+def _check_classes(trained: list[str], there: list[str], folder: Path, dataset: Dataset) -> None:
+    if trained == there:
+        return
+    gone, new = sorted(set(trained) - set(there)), sorted(set(there) - set(trained))
+    parts = [f"{word} {', '.join(map(printable, some[:3]))}" for word, some in (("lacks", gone), ("adds", new)) if some]
+    raise UsageError(
+        f"{dataset.folder}: its classes are not those that {folder} was trained on: it "
+        f"{' and '.join(parts) or 'has them in another order'}"
+    )
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], confusion: Any, classes: list[str]) -> None:
+    from irv2data.report.confusion import confusion_picture
+
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        with open(folder / "confusion.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(
+                [["class", *classes], *([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))]
+            )
+        confusion_picture(confusion, classes, folder / "confusion.png")
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    print(f"per_class.csv, confusion.csv, confusion.png: {folder}", file=sys.stderr)
+
+
+def _text(figures: dict[str, float], rows: list[dict[str, Any]]) -> str:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    least = sorted((row for row in rows if row["records"]), key=lambda row: row["recall"])[:_SHOWN]
+    lines = [("least recognised", "records", "recall", "precision")]
+    lines += [
+        (printable(row["class"]), str(row["records"]), share(row["recall"]), share(row["precision"])) for row in least
+    ]
+    return (
+        f"loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.3f}, top-5 {figures['top5']:.3f}, "
+        f"{figures['records']:,} records\n{table(lines, right=frozenset((1, 2, 3)))}"
+    )
