@@ -215,18 +215,21 @@ def lower(folder: Path) -> None:
         ir = tf.function(function, jit_compile=True).experimental_get_compiler_ir(*arguments)(stage="stablehlo")
         (folder / f"{name}.mlir").write_text(ir)
 
-    inputs = {name: value for name, value in batch().items() if name != "draws"}
+    # Made by functions: a default value would be an argument to TensorFlow.
+    def of_stage(output: OutputSpec) -> Callable[..., Any]:
+        return lambda canvas, box, flip: preprocess({"canvas": canvas, "box": box, "flip": flip}, output)
+
+    def of_augment(what: Augment) -> Callable[..., Any]:
+        return lambda pixels, draws: augment(pixels, draws, what)
+
+    inputs = batch()
     for dtype in ("float32", "bfloat16"):
         output = OutputSpec(image_size=(SIDE, SIDE), dtype=dtype)
-        write(
-            f"stage_{dtype}",
-            lambda canvas, box, flip, output=output: preprocess({"canvas": canvas, "box": box, "flip": flip}, output),
-            *inputs.values(),
-        )
+        write(f"stage_{dtype}", of_stage(output), *(inputs[name] for name in ("canvas", "box", "flip")))
     pixels = tf.zeros([BATCH, SIDE, SIDE, 3])
     for name, given in AUGMENTATIONS.items():
         what = Augment(**given)
-        write(name, lambda p, d, what=what: augment(p, d, what), pixels, tf.zeros([BATCH, what.num_draws]))
+        write(name, of_augment(what), pixels, tf.zeros([BATCH, what.num_draws]))
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     model = build_model(classes=1000, image_size=(SIDE, SIDE), weights="none")
     model.trainable = True
