@@ -9,3 +9,10 @@ NONE = "none"  # unlabelled: None
 KINDS = (CLASS, CLASSES, NUMBER, NONE)
 
 Label = int | tuple[int, ...] | float | None
+
+
+def difference(was: list[str], now: list[str]) -> str:
+    """What is different about a class list: `lacks a, b and adds c`; at most three names each."""
+    gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
+    parts = [f"{word} {', '.join(names[:3])}" for word, names in (("lacks", gone), ("adds", new)) if names]
+    return " and ".join(parts) or "has them in another order"

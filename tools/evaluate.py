@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from irv2data.errors import EXIT_DONE, DatasetError, UsageError
+from irv2data.labels import difference
 from irv2data.manifest import Dataset
+from irv2data.training.config import evaluation_fit
 
 from .common import add_json, print_json, printable, table
 from .quiet import load_tensorflow, reading
@@ -35,18 +37,19 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.run_folder)
     trained, classes = _read(folder / "metrics.json"), _read(folder / "classes.json")
     dataset = Dataset(arguments.dataset)
-    _check_classes(classes, list(dataset.classes), folder, dataset)
+    if classes != list(dataset.classes):
+        what = printable(difference(classes, list(dataset.classes)))
+        raise UsageError(f"{dataset.folder}: its classes are not those that {folder} was trained on: it {what}")
     load_tensorflow()
     import keras
 
     from irv2data.pipeline.build import Pipeline
     from irv2data.training import evaluate, make_strategy
 
-    fit = trained["config"]["fit"]
     pipeline = Pipeline(
         dataset,
         split=arguments.split,
-        fit="center_crop" if fit == "random_resized_crop" else fit,
+        fit=evaluation_fit(trained["config"]["fit"]),
         image_size=tuple(trained["config"]["image_size"]),
         batch_size=arguments.batch_size,
         shuffle=None,
@@ -74,17 +77,6 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path.parent}: holds no finished run of `irv2data train` ({path.name}: {error})") from error
-
-
-def _check_classes(trained: list[str], there: list[str], folder: Path, dataset: Dataset) -> None:
-    if trained == there:
-        return
-    gone, new = sorted(set(trained) - set(there)), sorted(set(there) - set(trained))
-    parts = [f"{word} {', '.join(map(printable, some[:3]))}" for word, some in (("lacks", gone), ("adds", new)) if some]
-    raise UsageError(
-        f"{dataset.folder}: its classes are not those that {folder} was trained on: it "
-        f"{' and '.join(parts) or 'has them in another order'}"
-    )
 
 
 def _write(folder: Path, rows: list[dict[str, Any]], confusion: Any, classes: list[str]) -> None:

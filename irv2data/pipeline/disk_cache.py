@@ -47,7 +47,7 @@ class DiskCache(Cache):
         identity = {**identity, "version": _VERSION, "tile": TILE}
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         self._base = Path(folder) / name
-        self._residence = residence
+        self.residence = residence
         self._lock = threading.Lock()
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -73,8 +73,8 @@ class DiskCache(Cache):
         state, now = self._state(), _boot()
         complete = state.get("complete") is True
         running = now is not None and state.get("boot") == now
-        size = self._residence.num_bytes
-        files = {self.path: size, self._base.with_suffix(".there"): len(self._residence.first)}
+        size = self.residence.num_bytes
+        files = {self.path: size, self._base.with_suffix(".there"): len(self.residence.first)}
         whole = all(path.is_file() and path.stat().st_size == length for path, length in files.items())
         if not (whole and (complete or running)):
             free = shutil.disk_usage(self.path.parent).free
@@ -114,12 +114,12 @@ class DiskCache(Cache):
 
     def _write(self, image: np.ndarray, record: np.int64) -> np.int64:
         height, width = image.shape[:2]
-        pitch = int(self._residence.pitch[record])
+        pitch = int(self.residence.pitch[record])
         padded = image
         if width != pitch * TILE:
             padded = np.zeros((height, pitch * TILE, 3), np.uint8)
             padded[:, :width] = image
-        data, at = np.ascontiguousarray(padded).reshape(-1).data, int(self._residence.first[record]) * TILE * 3
+        data, at = np.ascontiguousarray(padded).reshape(-1).data, int(self.residence.first[record]) * TILE * 3
         while data:
             written = os.pwrite(self._file, data, at)
             data, at = data[written:], at + written
@@ -143,7 +143,7 @@ class DiskCache(Cache):
         canvas = _zeros((len(record), *height_and_width.tolist(), 3))
         for row, (number, (y, x, height, width)) in enumerate(zip(record.tolist(), crop.tolist(), strict=True)):
             if number >= 0:
-                pitch, first = int(self._residence.pitch[number]), int(self._residence.first[number])
+                pitch, first = int(self.residence.pitch[number]), int(self.residence.first[number])
                 image = self._pixels[first * TILE :][: (y + height) * pitch * TILE].reshape(-1, pitch * TILE, 3)
                 canvas[row, :height, :width] = image[y:, x : x + width]
         return canvas

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 from irv2data.errors import UsageError
 from irv2data.pipeline.augmentation import Augment
-from irv2data.pipeline.config import FITS, NATIVE, NO_CACHE, require_size
+from irv2data.pipeline.config import CENTER_CROP, FITS, NATIVE, NO_CACHE, RANDOM_RESIZED_CROP, require_size
 
 SMALLEST_IMAGE = 75  # pixels: below it Inception-ResNet-v2's last stages have nothing left to look at
 NUM_BLOCKS = 44  # stem and mixed_5b as one, 10 block35, mixed_6a, 20 block17, mixed_7a, 10 block8, conv_7b
+
+
+def evaluation_fit(fit: str) -> str:
+    """The fit that evaluates what was trained with another."""
+    return CENTER_CROP if fit == RANDOM_RESIZED_CROP else fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from irv2data.errors import UsageError
+from irv2data.labels import difference
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import CACHE_OPTIONS
 from irv2data.training.config import TrainConfig
@@ -59,11 +60,9 @@ class Done:
             raise UsageError(f"checkpoint: of another version of irv2data: expected {_VERSION}")
         was, now = state["classes"], list(pipeline.dataset.classes)
         if was != now:
-            gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
-            what = [f"{word} {', '.join(names[:3])}" for word, names in (("without", gone), ("with", new)) if names]
             raise UsageError(
-                f"checkpoint: of another class list, {len(was)} classes; now {len(now)}, "
-                f"{' and '.join(what) or 'in another order'}; give --overwrite to begin anew"
+                f"checkpoint: of another class list, {len(was)} classes; the dataset has {len(now)}, it "
+                f"{difference(was, now)}; give --overwrite to begin anew"
             )
         here = json.loads(json.dumps(_identity(config)))
         different = [

@@ -19,7 +19,7 @@ from irv2data.manifest import Dataset
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import CACHE_OPTIONS, OutputSpec
 from irv2data.training.checkpoint import Checkpoints, prepare_run, save_run
-from irv2data.training.config import TrainConfig
+from irv2data.training.config import TrainConfig, evaluation_fit
 from irv2data.training.done import Done
 from irv2data.training.evaluation import Evaluator
 from irv2data.training.model import build_model, normalisations, unfreeze
@@ -73,10 +73,10 @@ def train(
     training = _pipeline(
         dataset, config, config.split, fit=config.fit, drop_remainder=True, augment=config.augment, **kept
     )
-    training.distribute(strategy)
+    first = training.distribute(strategy)
     validation = None
     if config.validation_split is not None:
-        fit = "center_crop" if config.fit == "random_resized_crop" else config.fit
+        fit = evaluation_fit(config.fit)
         validation = _pipeline(dataset, config, config.validation_split, fit=fit, drop_remainder=False, shuffle=None)
     folder = prepare_run(run, overwrite=overwrite, resume=resume)
     checkpoints = Checkpoints(folder, config.keep_checkpoints)
@@ -91,7 +91,7 @@ def train(
     if config.weights == "none":
         log("random weights: this shows the machinery, not the accuracy")
         if saved is None:
-            set_statistics(model, preprocess(next(iter(training.distribute(strategy)))), strategy)
+            set_statistics(model, preprocess(next(iter(first))), strategy)
     # Where training augments, evaluation has a device stage of its own.
     shared = preprocess if config.augment is None else None
     validate = None if validation is None else Evaluator(model, validation, strategy, shared)

@@ -131,13 +131,18 @@ def test_replicas_share_one_cache(dataset, cpu_strategy, replicas):
             np.testing.assert_array_equal(np.concatenate([value.numpy() for value in values]), batch[name])
 
 
-def test_a_damaged_record_is_named_or_replaced(copy):
-    split = copy.split("train")
-    with open(split.paths[split.array("shard")[40]], "r+b") as file:
-        file.seek(int(split.array("offset")[40]) + 300)
+def damage(dataset, record):
+    """Changes one bit of a record of the split `train`."""
+    split = dataset.split("train")
+    with open(split.paths[split.array("shard")[record]], "r+b") as file:
+        file.seek(int(split.array("offset")[record]) + 300)
         (value,) = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([value ^ 1]))
+
+
+def test_a_damaged_record_is_named_or_replaced(copy):
+    damage(copy, 40)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"record \d+ \(.*\): cannot be read or decoded"):
         epoch_of(make(copy))
     pipeline = make(copy, max_bad_records=1)

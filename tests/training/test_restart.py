@@ -153,7 +153,9 @@ def test_other_options_are_refused(dataset, tmp_path):
 def test_another_class_list_is_refused(dataset, tmp_path, without_a_class):
     run = tmp_path / "run"
     stopped(dataset, run)
-    with pytest.raises(UsageError, match=r"of another class list, 5 classes; now 4, without \w+; give --overwrite"):
+    with pytest.raises(
+        UsageError, match=r"of another class list, 5 classes; the dataset has 4, it lacks \w+; give --over"
+    ):
         train(without_a_class, run, replace(ALONE, max_steps=2), make_strategy(1), resume=True)
 
 
