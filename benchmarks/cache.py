@@ -3,6 +3,7 @@
 In paired rounds, each measurement in a process of its own, all on the same photographs and random resized crops:
 
 - `cold`: the uncached pipeline; and Model Garden's recipe (`feeds_tensorflow.model_garden`, not normalized);
+- `whole`: the uncached pipeline with whole images instead of boxes: what a first epoch has to decode, kept for nothing;
 - `kept`: `cache="host"`, its first epoch (images/s from its first batch on, beside the uncached pipeline's first epoch)
   and the epochs after it;
 - `device`: `cache="device"` after its first epoch, with this machine's first device; on a CPU that gathers in the step
@@ -70,6 +71,12 @@ def child_cold(dataset: str, side: str, seconds: str) -> dict[str, float]:
     batches = iter(pipeline.batches(epochs=_EPOCHS))
     first = _first_epoch(pipeline, batches)
     return {"first_epoch": first, "grown": _status("VmRSS") - before, **_rate(batches, BATCH, float(seconds))}
+
+
+def child_whole(dataset: str, side: str, seconds: str) -> dict[str, float]:
+    pipeline = _pipeline(dataset, fit="resize", image_size=(int(side), int(side)))
+    batches = iter(pipeline.batches(epochs=_EPOCHS))
+    return {"first_epoch": _first_epoch(pipeline, batches), **_rate(batches, BATCH, float(seconds))}
 
 
 def child_kept(dataset: str, side: str, seconds: str) -> dict[str, float]:
@@ -166,6 +173,7 @@ def child_copy(total: str, image: str, seconds: str) -> dict[str, float]:
 
 _CHILDREN: dict[str, Callable[..., dict[str, float]]] = {
     "cold": child_cold,
+    "whole": child_whole,
     "kept": child_kept,
     "device": child_device,
     "disk": child_disk,
@@ -185,7 +193,7 @@ def measure(data: Data, options: argparse.Namespace) -> Iterator[dict[str, Any]]
     for _ in range(options.rounds):
         each = {
             name: run(name, data.dataset, str(options.side))
-            for name in ("kept", "cold", "model_garden", "dataset_cache", "device", "disk")
+            for name in ("kept", "cold", "whole", "model_garden", "dataset_cache", "device", "disk")
         }
         each["copy"] = run("copy", str(each["kept"]["predicted"]), str(each["kept"]["bytes_per_image"]))
         rounds.append(each)
@@ -218,6 +226,9 @@ def measure(data: Data, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         "over_dataset_cache": spread(ratio("dataset_cache"), 2),
         "of_copy": spread(ratio("copy"), 3),
         "first_epoch_over_cold": spread(first, 3),
+        "whole_first_epoch_over_cold": spread(
+            (each["whole"]["first_epoch"] / each["cold"]["first_epoch"] for each in rounds), 3
+        ),
         "predicted_mib": round(rounds[0]["kept"]["predicted"] / (1 << 20)),
         "taken_mib": spread((each / (1 << 20) for each in taken), 0),
         "wanted": {
