@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +12,12 @@ from pathlib import Path
 def available_cores() -> int:
     """Cores this process may use, which containers and batch systems make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has had at most."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10  # bytes on macOS, KiB elsewhere
 
 
 def available_memory() -> int | None:

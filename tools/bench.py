@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import statistics
 import sys
 import time
@@ -13,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from irv2data.errors import EXIT_DONE, UsageError
-from irv2data.machine import available_cores
+from irv2data.machine import available_cores, peak_memory
 from irv2data.manifest import Dataset
 from irv2data.pipeline.config import FITS, LETTERBOX, PipelineConfig
 
@@ -127,7 +126,7 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
         **{name: _spread(values) for name, values in rates.items()},
         "rounds": rounds,
         "steps_per_round": steps,
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _rss_unit(), 1),
+        "peak_rss_mib": round(peak_memory() / (1 << 20), 1),
         "padding_waste": round(pipeline.plan.padding_waste(), 4),
         "config": {
             **asdict(pipeline.config),
@@ -157,10 +156,6 @@ def _spread(values: list[float]) -> dict[str, float]:
         "low": round(min(values), 1),
         "high": round(max(values), 1),
     }
-
-
-def _rss_unit() -> int:
-    return 1 << 20 if sys.platform == "darwin" else 1 << 10  # getrusage: bytes on macOS, KiB elsewhere
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -116,6 +116,18 @@ def cache_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in CACHE_OPTIONS}
 
 
+def parse_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Reads `2,10,44`.
+
+    Raises:
+        UsageError: The text is not of that form.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise UsageError(f"{name} must be whole numbers, as 2,10,44, got {text!r}") from None
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Reads `299` or `299x320` (height x width, in pixels).
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from irv2data.errors import EXIT_DONE, DatasetError, UsageError
 from irv2data.labels import difference
 from irv2data.manifest import Dataset
-from irv2data.training.config import evaluation_fit
+from irv2data.training.finished import FinishedRun
 
 from .common import add_json, print_json, printable, table
 from .quiet import load_tensorflow, reading
@@ -35,34 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     folder = Path(arguments.run_folder)
-    trained, classes = _read(folder / "metrics.json"), _read(folder / "classes.json")
+    trained = FinishedRun.read(folder)
     dataset = Dataset(arguments.dataset)
-    if classes != list(dataset.classes):
-        what = printable(difference(classes, list(dataset.classes)))
+    if trained.classes != tuple(dataset.classes):
+        what = printable(difference(list(trained.classes), list(dataset.classes)))
         raise UsageError(f"{dataset.folder}: its classes are not those that {folder} was trained on: it {what}")
     load_tensorflow()
-    import keras
-
     from irv2data.pipeline.build import Pipeline
     from irv2data.training import evaluate, make_strategy
 
     pipeline = Pipeline(
         dataset,
         split=arguments.split,
-        fit=evaluation_fit(trained["config"]["fit"]),
-        image_size=tuple(trained["config"]["image_size"]),
+        **trained.fitting,
         batch_size=arguments.batch_size,
         shuffle=None,
         drop_remainder=False,
     )
     strategy = make_strategy(arguments.replicas)
     with strategy.scope():
-        model = keras.models.load_model(folder / "model.keras", compile=False)
+        model = trained.load_model()
     with reading(arguments.dataset):
         found = evaluate(model, pipeline, strategy)
-    rows = [{"class": name, **row} for name, row in zip(classes, found.by_class(), strict=True)]
+    rows = [{"class": name, **row} for name, row in zip(trained.classes, found.by_class(), strict=True)]
     if arguments.output:
-        _write(Path(arguments.output), rows, found.confusion, classes)
+        _write(Path(arguments.output), rows, found.confusion, list(trained.classes))
     if arguments.json:
         print_json(
             {**found.figures(), "split": arguments.split, "classes": rows, "confusion": found.confusion.tolist()}
@@ -70,13 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(_text(found.figures(), rows))
     return EXIT_DONE
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path.parent}: holds no finished run of `irv2data train` ({path.name}: {error})") from error
 
 
 def _write(folder: Path, rows: list[dict[str, Any]], confusion: Any, classes: list[str]) -> None:

@@ -26,15 +26,16 @@ class FromBytes(tf.Module):
     """Decodes and fits images as a pipeline does for evaluation.
 
     Args:
-        pipeline: An evaluation pipeline; its fit, output, and largest canvas are taken, not its dataset.
+        config: Options of an evaluation pipeline, of which those that decide an image's pixels are used.
+        largest: Its largest canvas, (height, width): what is larger and no JPEG is reduced by whole-number area means
+            to fit there. Where images were small the canvas is, and larger ones are reduced to no less than they need.
 
     Raises:
-        UsageError: Its fit is random, or `native`, whose images differ in size.
+        UsageError: The fit is random, or `native`, whose images differ in size.
     """
 
-    def __init__(self, pipeline: Pipeline):
+    def __init__(self, config: PipelineConfig, largest: tuple[int, int]):
         super().__init__()
-        config = pipeline.config
         if config.fit in (RANDOM_RESIZED_CROP, NATIVE) or config.flips:
             raise UsageError(
                 f"serving needs one picture of one size an image; fit={config.fit!r} with flip={config.flips} gives "
@@ -42,7 +43,9 @@ class FromBytes(tf.Module):
             )
         self._config = config
         self._output = config.output
-        self._largest = pipeline.plan.canvases[-1]
+        height, width = config.image_size
+        # As `geometry.decode_windows` asks for; a pipeline's own canvas is below it only where no image is larger.
+        self._largest = max(largest[0], 2 * height + 2), max(largest[1], 2 * width + 2)
 
     def __call__(self, encoded: tf.Tensor) -> tf.Tensor:
         """Images of files.
@@ -139,7 +142,7 @@ def export(model: keras.Model, pipeline: Pipeline, path: str | os.PathLike[str])
             f"the model takes images of {inputs[0].shape[1]}x{inputs[0].shape[2]}, "
             f"the pipeline gives {size[0]}x{size[1]}; give it the model's image_size"
         )
-    served = _Served(model, FromBytes(pipeline))
+    served = _Served(model, FromBytes(pipeline.config, pipeline.plan.canvases[-1]))
     tf.saved_model.save(served, os.fspath(path), signatures={"serving_default": served.serve})
 
 

@@ -15,10 +15,12 @@ import numpy as np
 
 from irv2data.errors import DatasetError, UsageError
 
+TENSORBOARD = "tensorboard"
 MODEL = "model.keras"
 METRICS = "metrics.json"
 CLASSES = "classes.json"
 CHECKPOINTS = "checkpoints"
+BEST = "best"
 _PARTIAL, _STATE, _VARIABLES = "partial-", "state.json", "variables.npz"
 
 
@@ -44,8 +46,10 @@ def prepare_run(folder: str | os.PathLike[str], *, overwrite: bool, resume: bool
         raise UsageError(f"{path}: holds a run that was stopped; --resume goes on with it, --overwrite begins anew")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if overwrite and begun:
-            shutil.rmtree(path / CHECKPOINTS)
+        if overwrite:
+            for old in (path / CHECKPOINTS, path / BEST, path / TENSORBOARD):
+                if old.is_dir():
+                    shutil.rmtree(old)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be made ({error.strerror})") from error
     return path
@@ -57,10 +61,11 @@ class Checkpoints:
     Args:
         run: The run's folder.
         keep: How many are kept.
+        name: Of the folder in the run's.
     """
 
-    def __init__(self, run: Path, keep: int):
-        self._folder = run / CHECKPOINTS
+    def __init__(self, run: Path, keep: int, name: str = CHECKPOINTS):
+        self._folder = run / name
         self._keep = keep
 
     def save(self, name: str, variables: Sequence[Any], state: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,9 +13,14 @@ from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import CACHE_OPTIONS
 from irv2data.training.config import TrainConfig
 
-_VERSION = 1
+_VERSION = 2
 # Options that a run may go on with in another way: where images are kept, how often it is saved.
-_FREE = ("checkpoint_steps", "keep_checkpoints", *(name for name in CACHE_OPTIONS if name != "cache_short_side"))
+_FREE = (
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "tensorboard",
+    *(name for name in CACHE_OPTIONS if name != "cache_short_side"),
+)
 
 
 @dataclass
@@ -25,7 +30,8 @@ class Done:
     Attributes:
         epoch: The running epoch.
         step: Its next step.
-        sums: Of each of its steps so far, what `step.sums_of` gives.
+        sums: Of each of its steps so far, what `Objective.sums` gives.
+        weights_sha256: Of the weights file that it began with; None of random weights.
         before: Evaluation before the first epoch, `Evaluation.figures`.
         after: The last one since.
         history: A row for each epoch before this one.
@@ -34,6 +40,7 @@ class Done:
     epoch: int = 0
     step: int = 0
     sums: list[list[float]] = field(default_factory=list)
+    weights_sha256: str | None = None
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -50,15 +57,20 @@ class Done:
         }
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], config: TrainConfig, pipeline: Pipeline) -> Done:
+    def of(cls, state: Mapping[str, Any], config: TrainConfig, training: Callable[[int], Pipeline]) -> Done:
         """What a state says, if it is of these options, classes and records.
+
+        Args:
+            state: Of a checkpoint.
+            config: The options now.
+            training: From an epoch to its pipeline now.
 
         Raises:
             UsageError: It is not; the message names what differs.
         """
         if state.get("version") != _VERSION:
             raise UsageError(f"checkpoint: of another version of irv2data: expected {_VERSION}")
-        was, now = state["classes"], list(pipeline.dataset.classes)
+        was, now = state["classes"], list(training(0).dataset.classes)
         if was != now:
             raise UsageError(
                 f"checkpoint: of another class list, {len(was)} classes; the dataset has {len(now)}, it "
@@ -72,8 +84,8 @@ class Done:
         ]
         if different:
             raise UsageError(f"checkpoint: of a run with other options: {'; '.join(different)}")
-        epoch, step = pipeline.resume(state["pipeline"])
-        names = ("sums", "before", "after", "history")
+        epoch, step = training(state["pipeline"]["epoch"]).resume(state["pipeline"])
+        names = ("sums", "weights_sha256", "before", "after", "history")
         return cls(epoch=epoch, step=step, **{name: state[name] for name in names})
 
 

@@ -61,9 +61,9 @@ class Evaluator:
     Losses are summed and divided here: Keras' own evaluation loss is wrong with filler of weight 0.
 
     Args:
-        model: From images in [-1, 1] to logits, made in the strategy's scope.
+        model: From inputs, as `Preprocessor` gives them, to logits, made in the strategy's scope.
         pipeline: With `drop_remainder=False`.
-        strategy: Where the model lives; of one process.
+        strategy: Where the model lives.
         preprocess: The device stage, to share its graphs with training; None for an own one.
 
     Raises:
@@ -83,14 +83,16 @@ class Evaluator:
         self._strategy = strategy
         self._preprocess = preprocess or Preprocessor(strategy, pipeline.output)
 
-        def replica(images: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            logits = model(images, training=False)
+        def replica(inputs: Any, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            logits = model(inputs, training=False)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
             return losses, tf.math.top_k(logits, min(_TOP, logits.shape[-1])).indices
 
         @tf.function
-        def step(images: Any, label: Any) -> Any:
-            return strategy.run(replica, args=(images, label))
+        def step(inputs: Any, batch: dict[str, Any]) -> Any:
+            losses, top = strategy.run(replica, args=(inputs, batch["label"]))
+            # From the replicas of all hosts, each of which then has the whole result.
+            return [strategy.gather(each, axis=0) for each in (losses, top, batch["label"], batch["weight"])]
 
         self._step = step
 
@@ -100,12 +102,10 @@ class Evaluator:
         loss, top5, records = 0.0, 0, 0
         confusion = np.zeros((classes, classes), np.int64)
         for batch in self._pipeline.distribute(self._strategy):
-            losses, top = self._step(self._preprocess(batch), batch["label"])
-            losses, top, label, real = (
-                np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])
-                for value in (losses, top, batch["label"], batch["weight"])
-            )
-            real = real > 0
+            inputs = self._preprocess(batch)
+            found = self._step(inputs, {name: batch[name] for name in ("label", "weight")})
+            losses, top, label, weight = (each.numpy() for each in found)
+            real = weight > 0
             loss += losses[real].sum(dtype=np.float64)
             top5 += int((top[real] == label[real, None]).any(axis=1).sum())
             records += int(real.sum())

@@ -1,24 +1,35 @@
-"""The replicas of a run: every GPU there is, or logical CPU devices that stand in for them."""
+"""The replicas of a run: every GPU of every host, or logical CPU devices that stand in for them."""
 
 from __future__ import annotations
+
+import json
+import os
 
 import tensorflow as tf
 
 from irv2data.errors import UsageError
+from irv2data.training.config import AUTO, BFLOAT16, FLOAT32
+
+_BFLOAT16_SINCE = (8, 0)  # compute capability: before NVIDIA's Ampere it is emulated
 
 
 def make_strategy(replicas: int = 0) -> tf.distribute.Strategy:
-    """A `MirroredStrategy`.
+    """A `MirroredStrategy`; or, where `TF_CONFIG` names several hosts, a `MultiWorkerMirroredStrategy` over them.
 
     Args:
         replicas: How many; 0 for all GPUs, or one CPU replica where there is none. More than there are GPUs is only
             possible without any: they are then logical devices that share the processor.
 
     Raises:
-        UsageError: There are not so many GPUs, or TensorFlow has been initialised with other logical devices.
+        UsageError: There are not so many GPUs, or TensorFlow has been initialised with other logical devices; or
+            `TF_CONFIG` cannot be read, or goes with `replicas`.
     """
     if replicas < 0:
         raise UsageError(f"replicas must be 0 (all GPUs) or more, got {replicas}")
+    if _hosts() > 1:
+        if replicas:
+            raise UsageError(f"TF_CONFIG names the hosts, which take part with all their GPUs; leave out {replicas=}")
+        return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         if replicas > len(gpus):
@@ -38,3 +49,43 @@ def make_strategy(replicas: int = 0) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(
         [f"CPU:{number}" for number in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes what a run leaves behind."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+        return True
+    first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return resolver.task_type == first and resolver.task_id == 0
+
+
+def any_host(strategy: tf.distribute.Strategy, asked: bool) -> bool:
+    """Whether any host says so: all of them have to call it, and get the same answer."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return asked
+    mine = strategy.run(tf.constant, args=(float(asked),))
+    return bool(strategy.reduce("SUM", mine, axis=None) > 0)
+
+
+def precision_on(strategy: tf.distribute.Strategy, precision: str) -> str:
+    """`float32` or `bfloat16`: what `auto` means on the devices of a strategy."""
+    if precision != AUTO:
+        return precision
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus or any("GPU" not in device for device in strategy.extended.worker_devices):
+        return FLOAT32
+    capabilities = (tf.config.experimental.get_device_details(gpu).get("compute_capability") for gpu in gpus)
+    return BFLOAT16 if all((each or (0, 0)) >= _BFLOAT16_SINCE for each in capabilities) else FLOAT32
+
+
+def _hosts() -> int:
+    """How many processes `TF_CONFIG` names; 1 without it."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return 1
+    try:
+        cluster = json.loads(text).get("cluster", {})
+        return max(1, sum(len(addresses) for job, addresses in cluster.items() if job in ("chief", "worker")))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"TF_CONFIG is not the JSON that TensorFlow wants: {error}") from error

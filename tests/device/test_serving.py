@@ -31,6 +31,10 @@ def evaluation(dataset, split="validation", **options):
     return irv2data.Pipeline(dataset, split=split, **given)
 
 
+def from_bytes(pipeline):
+    return FromBytes(pipeline.config, pipeline.plan.canvases[-1])
+
+
 def images_of(pipeline):
     """(record, image) of a whole epoch."""
     for batch in pipeline.batches():
@@ -44,7 +48,7 @@ def test_the_bytes_of_records_give_the_pixels_of_the_pipeline(dataset, options):
     found = dict(images_of(pipeline))
     assert sorted(found) == list(range(60))
     encoded = tf.constant([pipeline.plan.split.read(record).encoded for record in range(60)])
-    served = tf.function(FromBytes(pipeline))(encoded).numpy()
+    served = tf.function(from_bytes(pipeline))(encoded).numpy()
     for record in range(60):
         np.testing.assert_allclose(served[record], found[record], atol=1e-4)
         assert np.abs(served[record] - found[(record + 1) % 60]).max() > 0.1
@@ -65,9 +69,19 @@ def test_png_and_large_images(tmp_path):
         found = dict(images_of(pipeline))
         encoded = [pipeline.plan.split.read(record).encoded for record in range(8)]
         assert sum(each[1:4] == b"PNG" for each in encoded) == 4
-        served = FromBytes(pipeline)(tf.constant(encoded)).numpy()
+        served = from_bytes(pipeline)(tf.constant(encoded)).numpy()
         for record in range(8):
             np.testing.assert_allclose(served[record], found[record], atol=1e-4, err_msg=f"{record} {options}")
+
+
+def test_images_larger_than_those_of_the_dataset_stay_sharp():
+    # A pipeline of images of 24x24 has a canvas of 32x32; noise averaged onto that, and then enlarged, would be flat.
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    encoded = tf.io.encode_png(noise)[None]
+    config = PipelineConfig(fit="resize", image_size=(50, 50))
+    small, large = (FromBytes(config, largest)(encoded).numpy() for largest in ((32, 32), (400, 400)))
+    np.testing.assert_array_equal(small, large)
+    assert large.std() > 0.3
 
 
 @pytest.mark.parametrize("options", FITS)
@@ -110,7 +124,7 @@ def test_a_saved_model_takes_bytes(dataset, tmp_path):
 def test_what_cannot_be_served(dataset, tmp_path):
     for options in ({"fit": "random_resized_crop"}, {"fit": "native"}, {"fit": "resize", "flip": True}):
         with pytest.raises(UsageError, match="serving needs one picture of one size an image"):
-            FromBytes(evaluation(dataset, **options))
+            from_bytes(evaluation(dataset, **options))
     model = keras.Sequential([keras.Input((30, 30, 3)), keras.layers.Flatten()])
     with pytest.raises(UsageError, match="the model takes images of 30x30, the pipeline gives 24x24"):
         export(model, evaluation(dataset), tmp_path / "a")

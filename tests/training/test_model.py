@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from irv2data.errors import WeightsError
 from irv2data.training import model as models
 
 SIZE = (75, 75)
@@ -67,54 +66,3 @@ def test_logits_of_the_right_shape(model):
     logits = model(np.zeros((2, *SIZE, 3), "float32"))
     assert logits.shape == (2, 5)
     assert logits.dtype == "float32"
-
-
-def test_weights_from_a_saved_model_and_from_a_file(model, tmp_path):
-    images = np.random.default_rng(0).uniform(-1, 1, (1, *SIZE, 3)).astype("float32")
-    features = np.array(models.base_of(model)(images))
-    model.save(tmp_path / "saved.keras")
-    models.base_of(model).save_weights(tmp_path / "base.weights.h5")
-    for file in ("saved.keras", "base.weights.h5"):
-        again = models.build_model(classes=3, image_size=SIZE, weights=str(tmp_path / file))
-        np.testing.assert_array_equal(models.base_of(again)(images), features)
-
-
-def test_missing_weights_file(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.h5: no such weights file"):
-        models.build_model(classes=5, image_size=SIZE, weights=str(tmp_path / "nowhere.h5"))
-
-
-def test_foreign_weights_file(tmp_path):
-    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(
-        WeightsError, match=r"other\.weights\.h5: does not hold weights of Inception-ResNet-v2"
-    ) as error:
-        models.build_model(classes=5, image_size=SIZE, weights=str(tmp_path / "other.weights.h5"))
-    assert "\n" not in str(error.value)
-
-
-def test_offline_imagenet_names_file_place_and_digest(monkeypatch, tmp_path, capsys):
-    def offline(**options):
-        print("Downloading ...")  # Keras does, to standard output
-        raise OSError("no network")
-
-    monkeypatch.setattr(keras.applications, "InceptionResNetV2", offline)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    with pytest.raises(WeightsError) as error:
-        models.build_model(classes=5, image_size=SIZE, weights="imagenet")
-    text = str(error.value)
-    assert models.IMAGENET_FILE in text
-    assert "d19885ff4a710c122648d3b5c3b684e4" in text
-    assert str(tmp_path / "models") in text
-    assert "no network" in text
-    assert capsys.readouterr().out == ""
-
-
-def test_digest_is_the_one_keras_checks():
-    import inspect
-
-    from keras.src.applications import inception_resnet_v2
-
-    source = inspect.getsource(inception_resnet_v2)
-    assert models.IMAGENET_MD5 in source
-    assert models.IMAGENET_FILE.split("tf_kernels")[1] in source

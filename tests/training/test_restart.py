@@ -25,7 +25,18 @@ from irv2data.training.strategy import make_strategy
 from tests.training.small_run import small_network
 
 CONFIG = TrainConfig(
-    image_size=(75, 75), batch_size=12, head_epochs=1, fine_epochs=2, unfreeze=1, fine_learning_rate=1e-3, max_steps=4
+    image_size=(75, 75),
+    batch_size=12,
+    head_epochs=1,
+    fine_epochs=2,
+    unfreeze=(1,),
+    fine_learning_rate=1e-3,
+    warmup_steps=2,
+    weight_decay=0.01,
+    label_smoothing=0.1,
+    class_weights="balanced",
+    ema=0.8,
+    max_steps=4,
 )
 ALONE = replace(CONFIG, validation_split=None)  # the same weights, in less time
 ROOT = Path(__file__).parents[2]
@@ -54,7 +65,11 @@ def weights(folder):
 
 def without_times(metrics):
     history = [
-        {name: value for name, value in row.items() if name not in ("images_per_second", "input_wait")}
+        {
+            name: value
+            for name, value in row.items()
+            if name not in ("images_per_second", "input_wait", "peak_memory_mib")
+        }
         for row in metrics["history"]
     ]
     return json.loads(json.dumps({**metrics, "history": history}))
@@ -218,6 +233,7 @@ def command(dataset, run, *flags):
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.small_run", str(dataset.folder), str(run), "--image_size=75",
          "--batch_size=12", "--head_epochs=1", "--fine_epochs=2", "--unfreeze=1", "--fine_learning_rate=1e-3",
+         "--warmup_steps=2", "--weight_decay=0.01", "--label_smoothing=0.1", "--class_weights=balanced", "--ema=0.8",
          "--max_steps=4", "--replicas=2", "--validation_split=", *flags],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -11,7 +11,7 @@ from irv2data import Augment, Pipeline
 from irv2data.errors import UsageError
 from irv2data.training import evaluation
 from irv2data.training.evaluation import Evaluation, Evaluator, evaluate
-from irv2data.training.step import Preprocessor, TrainStep, sums_of
+from irv2data.training.step import Objective, Preprocessor, TrainStep
 from irv2data.training.strategy import make_strategy
 
 CLASSES = 5
@@ -28,12 +28,14 @@ def small_model(seed: int = 0) -> keras.Model:
     return keras.Model(images, keras.layers.Dense(CLASSES)(x))
 
 
-def trained(dataset, strategy, steps: int = 5, **options) -> tuple[list[np.ndarray], np.ndarray]:
+def trained(
+    dataset, strategy, steps: int = 5, objective: Objective | None = None, accumulate: int = 1, **options
+) -> tuple[list[np.ndarray], np.ndarray]:
     pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=12, seed=3, **options)
     with strategy.scope():
         model = small_model()
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-    step = TrainStep(strategy, model, optimizer, 12, pipeline.output)
+    step = TrainStep(strategy, model, optimizer, 12, pipeline.output, objective, accumulate)
     preprocess = Preprocessor(strategy, pipeline.output)
     sums = [
         step(preprocess(batch), batch).numpy()
@@ -63,6 +65,38 @@ def test_replicas_equal_one_with_augmentation(dataset, cpu_strategy, one_replica
     for ours, theirs in zip(weights, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
     assert max(np.abs(a - b).max() for a, b in zip(weights, one_replica[0], strict=True)) > 1e-2
+
+
+@pytest.mark.parametrize(("replicas", "accumulate"), [(1, 4), (2, 3), (3, 2)])
+def test_parts_of_a_batch_equal_the_whole(dataset, cpu_strategy, one_replica, replicas, accumulate):
+    weights, sums = trained(dataset, cpu_strategy(replicas), accumulate=accumulate)
+    np.testing.assert_allclose(sums, one_replica[1], rtol=1e-4)
+    for ours, theirs in zip(weights, one_replica[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_parts_of_mixed_images_equal_the_whole(dataset):
+    options = {"augment": Augment(mixup=0.4), "objective": Objective(label_smoothing=0.1)}
+    weights, sums = trained(dataset, make_strategy(1), **options)
+    found, found_sums = trained(dataset, make_strategy(1), accumulate=4, **options)  # pairs lie in one part or two
+    np.testing.assert_allclose(found_sums, sums, rtol=1e-4)
+    for ours, theirs in zip(found, weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_parts_that_do_not_divide_a_share_are_refused(dataset, cpu_strategy):
+    with pytest.raises(UsageError, match="batch_size 12 is not divisible by 2 replicas times accumulate 5; use 20"):
+        trained(dataset, cpu_strategy(2), accumulate=5)
+
+
+def test_class_weights_and_smoothing_on_replicas_equal_one(dataset, cpu_strategy, one_replica):
+    objective = Objective(label_smoothing=0.2, class_weights=(0.2, 3.0, 1.0, 0.5, 2.0))
+    weights, sums = trained(dataset, make_strategy(1), objective=objective)
+    found, found_sums = trained(dataset, cpu_strategy(3), objective=objective, accumulate=2)
+    np.testing.assert_allclose(found_sums, sums, rtol=1e-4)
+    for ours, theirs in zip(found, weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    assert abs(sums[:, 0] - one_replica[1][:, 0]).max() > 1
 
 
 def test_the_comparison_would_notice_a_wrong_scale(dataset, one_replica):
@@ -121,12 +155,28 @@ def test_sums_of_by_hand():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]], "float32")
     label, weight = np.array([0, 0, 1]), np.array([1.0, 1.0, 0.0], "float32")
     loss = -np.log(np.exp(2) / (np.exp(2) + 1)) - np.log(1 / (1 + np.exp(1)))
-    np.testing.assert_allclose(sums_of(logits, label, weight), [loss, 1, 2], rtol=1e-6)
-    np.testing.assert_allclose(sums_of(logits, tf.one_hot(label, 2), weight), [loss, 1, 2], rtol=1e-6)
+    np.testing.assert_allclose(Objective().sums(logits, label, weight), [loss, 1, 2], rtol=1e-6)
+    np.testing.assert_allclose(Objective().sums(logits, tf.one_hot(label, 2), weight), [loss, 1, 2], rtol=1e-6)
     mixed = np.array([[0.4, 0.6], [0.25, 0.75], [0.5, 0.5]], "float32")
     logs = [np.log(np.exp(row) / np.exp(row).sum()) for row in logits]
     loss = -sum(share @ log for share, log in zip(mixed[:2], logs[:2], strict=True))
-    np.testing.assert_allclose(sums_of(logits, mixed, weight), [loss, 1, 2], rtol=1e-6)
+    np.testing.assert_allclose(Objective().sums(logits, mixed, weight), [loss, 1, 2], rtol=1e-6)
+
+
+def test_objective_equals_keras():
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(6, 4)).astype("float32"), np.array([0, 3, 1, 1, 2, 0])
+    keras_losses = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3, reduction=None)
+    weights = np.array([0.5, 2.0, 1.0, 4.0])
+    expected = np.array(keras_losses(tf.one_hot(label, 4), logits)) * weights[label]
+    objective = Objective(label_smoothing=0.3, class_weights=tuple(weights.tolist()))
+    np.testing.assert_allclose(objective.losses(logits, tf.constant(label)), expected, rtol=1e-5)
+    # A mixed image weighs as its shares do.
+    mixed = tf.constant(rng.dirichlet(np.ones(4), 6), tf.float32)
+    expected = np.array(keras_losses(mixed, logits)) * (mixed.numpy() @ weights)
+    np.testing.assert_allclose(objective.losses(logits, mixed), expected, rtol=1e-5)
+    plain = np.array(tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits))
+    assert abs(np.array(objective.losses(logits, tf.constant(label))) - plain).max() > 0.1
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])
