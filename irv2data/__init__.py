@@ -15,6 +15,7 @@ _HOMES = {
     "Dataset": "irv2data.manifest",
     "Irv2dataError": "irv2data.errors",
     "Pipeline": "irv2data.pipeline.build",
+    "image_dataset_from_directory": "irv2data.directory.drop_in",
 }
 _MODULES = ("convert", "device", "errors", "manifest", "pipeline", "schema", "training")
 
@@ -27,6 +28,7 @@ __all__ = [
     "convert",
     "device",
     "errors",
+    "image_dataset_from_directory",
     "manifest",
     "pipeline",
     "schema",
@@ -36,6 +38,7 @@ __all__ = [
 if TYPE_CHECKING:
     __version__: str
     from irv2data import convert, device, errors, manifest, pipeline, schema, training
+    from irv2data.directory.drop_in import image_dataset_from_directory
     from irv2data.errors import Irv2dataError
     from irv2data.manifest import Dataset
     from irv2data.pipeline.augmentation import Augment

@@ -26,12 +26,15 @@ LAYERS = {
     "schema": 2,
     "split": 3,
     "manifest": 4,
+    "selection": 5,
     "convert": 5,
     "pipeline": 5,
     "device": 6,
+    "directory": 7,
     "report": 7,
     "training": 7,
-    "tools": 8,
+    "study": 8,
+    "tools": 9,
 }
 
 

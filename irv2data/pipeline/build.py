@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -152,6 +153,14 @@ class Pipeline:
         """
         return self._share(_begins(epoch, step, epochs), Share.whole(max(self.plan.batch_sizes)), None)
 
+    def epoch_by_epoch(self) -> tf.data.Dataset:
+        """The batches of epoch 0; each further time that the dataset is iterated, by `repeat` too, of the next epoch.
+
+        For what iterates a dataset once an epoch, as Keras' `fit` does. Elements are those of `batches`.
+        """
+        epochs = itertools.count()
+        return self._share(lambda: next(epochs), Share.whole(max(self.plan.batch_sizes)), None)
+
     def distribute(self, strategy: tf.distribute.Strategy, epoch: int = 0, step: int = 0, *, epochs: int = 1) -> Any:
         """The same batches for a strategy: replica r of R gets rows [r B/R, (r+1) B/R) of each.
 
@@ -229,7 +238,10 @@ class Pipeline:
         return inputs, label, batch["weight"]
 
     def _share(
-        self, begins: list[tuple[int, int]], share: Share, strategy: tf.distribute.Strategy | None
+        self,
+        begins: list[tuple[int, int]] | Callable[[], int],
+        share: Share,
+        strategy: tf.distribute.Strategy | None,
     ) -> tf.data.Dataset:
         """One input process's share of some epochs: its replicas' batches, one after another."""
         maker = self._maker(share, strategy)

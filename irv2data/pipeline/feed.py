@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -29,12 +31,13 @@ _FIELDS: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
 }
 
 
-def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> tf.data.Dataset:
+def planned_chunks(plan: Plan, begins: list[tuple[int, int]] | Callable[[], int], share: Share) -> tf.data.Dataset:
     """The chunks to decode, in order.
 
     Args:
         plan: The plan.
-        begins: For each epoch wanted, (epoch, first step); every epoch runs to its end.
+        begins: For each epoch wanted, (epoch, first step); every epoch runs to its end. Or a function that every new
+            iterator asks for the one epoch that it is to give.
         share: Which rows of each batch, and in how many chunks.
 
     Returns:
@@ -45,11 +48,7 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
     Raises:
         UsageError: An epoch has no such step.
     """
-    calls = []
-    for epoch, step in begins:
-        plan.check_step(epoch, step)
-        first, skip = plan.place(epoch, step)
-        calls += [(epoch, window, skip if window == first else 0) for window in range(first, plan.windows_per_epoch())]
+    calls = _asked(plan, begins) if callable(begins) else _given(plan, begins)
     rows = _FIELDS | _of_dataset(plan)
     specs = {name: tf.TensorSpec((None, share.chunk, *shape), dtype) for name, (dtype, shape) in rows.items()}
     specs["canvas"] = tf.TensorSpec((None, 2), tf.int32)
@@ -66,9 +65,25 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]], share: Share) -> t
         tensors = tf.numpy_function(planned, [call], [specs[name].dtype for name in names], stateful=False)
         return {name: tf.ensure_shape(tensor, specs[name].shape) for name, tensor in zip(names, tensors, strict=True)}
 
-    windows = tf.data.Dataset.from_tensor_slices(np.array(calls, np.int64).reshape(-1, 3)).map(in_graph)
     # The next window is planned while this one is decoded.
-    return windows.prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
+    return calls.map(in_graph).prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
+
+
+def _given(plan: Plan, begins: list[tuple[int, int]]) -> tf.data.Dataset:
+    """The windows to plan: int64 [3], epoch, window, and how many of its batches to leave out."""
+    calls = []
+    for epoch, step in begins:
+        plan.check_step(epoch, step)
+        first, skip = plan.place(epoch, step)
+        calls += [(epoch, window, skip if window == first else 0) for window in range(first, plan.windows_per_epoch())]
+    return tf.data.Dataset.from_tensor_slices(np.array(calls, np.int64).reshape(-1, 3))
+
+
+def _asked(plan: Plan, epoch: Callable[[], int]) -> tf.data.Dataset:
+    """As `_given`, of the epoch that the function names when an iterator begins."""
+    named = tf.data.Dataset.from_tensors(0).map(lambda _: tf.numpy_function(lambda: np.int64(epoch()), [], tf.int64))
+    windows = tf.data.Dataset.range(plan.windows_per_epoch())
+    return named.flat_map(lambda epoch: windows.map(lambda window: tf.stack([tf.reshape(epoch, []), window, 0])))
 
 
 def record_chunks(plan: Plan, record: np.ndarray) -> tf.data.Dataset:

@@ -145,7 +145,10 @@ class Plan:
         if config.shuffle is None:
             turn = np.argsort([rows[0] for rows in batches], kind="stable")
         else:
-            turn = np.argsort(order.uniforms(config.seed, epoch, window, "batches", canvas.shape), kind="stable")
+            # The one with filler last: without filler, an epoch is whole batches and then a shorter one.
+            filled = np.array([rows[-1] < 0 or records[rows[-1]] == FILLER for rows in batches], float)
+            drawn = order.uniforms(config.seed, epoch, window, "batches", canvas.shape)
+            turn = np.argsort(filled + drawn, kind="stable")
         # Filler has the window's last positions and `group` keeps their order: it stands at the end of its batch, where
         # it can be appended instead of read. -1, the row behind the last, is filler too.
         rows = np.full((len(batches), max(map(len, batches), default=0)), -1)

@@ -14,6 +14,7 @@ inside the image; activations, normalisations, 1x1 convolutions and residual sum
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -86,6 +87,17 @@ def masked_base(base: keras.Model) -> keras.Model:
             windows = (*windows, _window(layer))
         reached[id(layer.output)] = (output, windows)
     return keras.Model([images, size], reached[id(base.output)][0], name=base.name)
+
+
+def large_enough(canvases: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Canvases that the masked network takes, from small to large: those given, made 75 pixels high and wide at least.
+
+    Args:
+        canvases: Heights and widths, from small to large, the last of which holds all others.
+    """
+    grown = [(max(height, SMALLEST_IMAGE), max(width, SMALLEST_IMAGE)) for height, width in canvases]
+    by_area = {height * width: (height, width) for height, width in grown}  # of equally large ones, one will do
+    return tuple(by_area[area] for area in sorted(by_area))
 
 
 def _kind(layer: keras.layers.Layer) -> int:
