@@ -30,6 +30,7 @@ COMMANDS = {
     "bench": "measure the images per second the pipeline delivers on this machine",
     "train": "fine-tune Inception-ResNet-v2 on a dataset folder",
     "evaluate": "say how well a trained network does on a split, class by class",
+    "study": "say which way of fitting images to the network costs what, on one's own images",
     "doctor": "check that training on several replicas gives what it gives on one",
     "predict": "say which classes image files are of, with a trained network",
 }

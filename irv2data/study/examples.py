@@ -1,0 +1,48 @@
+"""A few images as the network sees them under each fit, for the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from irv2data.device.stage import preprocess
+from irv2data.pipeline.build import Pipeline
+from irv2data.pipeline.config import NATIVE
+from irv2data.study.config import StudyConfig
+from irv2data.study.images import Images
+
+
+def examples(images: Images, config: StudyConfig) -> list[dict[str, Any]]:
+    """The smallest, the longest and the largest image that accuracy was measured on.
+
+    Returns:
+        For each fit `name` and `pictures`, data URIs of JPEGs in that order (of different sizes for `native`).
+    """
+    height, width = (images.column(config.validation_split, name) for name in ("height", "width"))
+    pixels, ratio = height * width, np.maximum(height, width) / np.minimum(height, width)
+    chosen = (pixels.argmin(), ratio.argmax(), pixels.argmax())
+    return [
+        {
+            "name": arm.name,
+            "pictures": [
+                _picture(images.all_of(config.validation_split, arm.evaluation, rows=np.array([row]))) for row in chosen
+            ],
+        }
+        for arm in config.arms
+    ]
+
+
+def _picture(pipeline: Pipeline) -> str:
+    batch = next(iter(pipeline.batches()))
+    image = np.asarray(preprocess(batch, pipeline.output))[0]
+    if pipeline.config.fit == NATIVE:
+        height, width = np.asarray(batch["size"])[0]
+        image = image[:height, :width]
+    data = io.BytesIO()
+    pixels = np.clip(np.rint((image.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(data, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
