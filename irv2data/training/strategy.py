@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -64,8 +66,16 @@ def any_host(strategy: tf.distribute.Strategy, asked: bool) -> bool:
     """Whether any host says so: all of them have to call it, and get the same answer."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return asked
-    mine = strategy.run(tf.constant, args=(float(asked),))
-    return bool(strategy.reduce("SUM", mine, axis=None) > 0)
+    return bool(_added_up(strategy)(tf.constant(float(asked))) > 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _added_up(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    @tf.function
+    def added_up(value: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce("SUM", strategy.run(tf.identity, args=(value,)), axis=None)
+
+    return added_up
 
 
 def precision_on(strategy: tf.distribute.Strategy, precision: str) -> str:

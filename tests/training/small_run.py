@@ -34,6 +34,7 @@ def small_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "build_model", build_model)
         patch.setattr(run, "unfreeze", unfreeze)
+        patch.setattr(loop, "weights_file", lambda weights: None)
         patch.setattr(loop, "set_statistics", lambda model, inputs, strategy: None)
         yield
 
