@@ -64,6 +64,15 @@ def main() -> int:
         *("--head_epochs=1" if options.short else "--head_epochs=2", f"--replicas={replicas}"),
         *(f"--validation_split={held_out}", "--overwrite"),
     )
+    page = None
+    if held_out and not options.short:
+        step(
+            "study",
+            *("study", dataset, output / "study", "--weights=none", size, batch, "--max_images=160", "--repeats=3"),
+            *("--fits=resize,center_crop,random_resized_crop,letterbox,native", "--views=2", "--learning_rate=0.01"),
+            *("--rounds=3", "--seconds=0.5", "--overwrite"),
+        )
+        page = output / "study" / "study.html"
     sheet = output / "what-the-network-sees.png"
     draw(dataset, sheet, batch_size)
 
@@ -83,6 +92,7 @@ def main() -> int:
         ("dataset", str(dataset)),
         ("model, metrics", str(run)),
         ("contact sheet", str(sheet)),
+        *([("study page", str(page))] if page else []),
     ]
     print()
     print("\n".join(f"{name:18} {value}" for name, value in rows))

@@ -12,7 +12,7 @@ from PIL import Image
 from irv2data.device.stage import preprocess
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import NATIVE
-from irv2data.study.config import StudyConfig
+from irv2data.study.config import Arm, StudyConfig
 from irv2data.study.images import Images
 
 
@@ -20,19 +20,24 @@ def examples(images: Images, config: StudyConfig) -> list[dict[str, Any]]:
     """The smallest, the longest and the largest image that accuracy was measured on.
 
     Returns:
-        For each fit `name` and `pictures`, data URIs of JPEGs in that order (of different sizes for `native`).
+        For each way of evaluating, `name` of the fits that do so, and `pictures`, data URIs of JPEGs in that order (of
+        different sizes for `native`).
     """
     height, width = (images.column(config.validation_split, name) for name in ("height", "width"))
     pixels, ratio = height * width, np.maximum(height, width) / np.minimum(height, width)
     chosen = (pixels.argmin(), ratio.argmax(), pixels.argmax())
+    alike: dict[str, list[Arm]] = {}
+    for arm in config.arms:
+        alike.setdefault(repr(sorted(arm.evaluation.items())), []).append(arm)
     return [
         {
-            "name": arm.name,
+            "name": ", ".join(arm.name for arm in arms),
             "pictures": [
-                _picture(images.all_of(config.validation_split, arm.evaluation, rows=np.array([row]))) for row in chosen
+                _picture(images.all_of(config.validation_split, arms[0].evaluation, rows=np.array([row])))
+                for row in chosen
             ],
         }
-        for arm in config.arms
+        for arms in alike.values()
     ]
 
 
