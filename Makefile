@@ -13,7 +13,7 @@ PYTEST = python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 # The lock covers every Python pyproject.toml allows, whichever Python runs this.
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --custom-compile-command "make lock"
 
-.PHONY: bench-loaders help venv demo test lint test-oldest bench bench-convert lock clean
+.PHONY: bench-loaders help venv demo test lint test-oldest test-beam bench bench-convert lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,13 @@ test-oldest: ## the tests on the oldest supported versions (TensorFlow 2.16; Pyt
 	@"$(PYTHON)" scripts/bootstrap.py --venv .venv-oldest --constraints requirements/constraints-oldest.txt \
 	    --extras dev,report
 	.venv-oldest/bin/$(PYTEST)
+
+# An environment of its own: Beam 2.77 holds Pillow and protobuf back.
+test-beam: export TF_CPP_MIN_LOG_LEVEL := 2
+test-beam: ## the tests of the engine `beam`, in an environment of its own with Apache Beam
+	@"$(PYTHON)" scripts/bootstrap.py --venv .venv-beam --constraints requirements/constraints-beam.txt \
+	    --extras dev,beam
+	.venv-beam/bin/python -m pytest $(PYTEST_ARGS) tests/convert/test_beam.py
 
 bench: export TF_CPP_MIN_LOG_LEVEL := 2
 bench: venv ## benchmarks

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Sequence
 
 from irv2data.convert import ConvertConfig, Report, convert
-from irv2data.convert.config import DUPLICATES, LABELS, ON_ERROR, PNG_RULES, parse_splits
+from irv2data.convert.config import DUPLICATES, ENGINES, LABELS, LOCAL, ON_ERROR, PNG_RULES, parse_splits
 from irv2data.convert.transcode import DONE
 from irv2data.errors import EXIT_DONE, EXIT_OVER_BUDGET, UsageError
 from irv2data.manifest import DUPLICATES as DUPLICATES_FILE
@@ -68,7 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 for all cores (default: %(default)s)")
     parser.add_argument(
-        "--engine", choices=("local",), default="local", help="where the work runs (default: %(default)s)"
+        "--engine",
+        choices=ENGINES,
+        default=LOCAL,
+        help="what writes the shards: processes on this machine, or an Apache Beam pipeline (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--beam_options",
+        default="",
+        metavar='"--NAME=VALUE ..."',
+        help='with --engine=beam: Beam\'s own flags, as in --beam_options="--runner=FlinkRunner --parallelism=8"',
     )
     parser.add_argument("--resume", action="store_true", help="finish an interrupted conversion")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
@@ -108,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.dataset,
             config,
             workers=arguments.workers,
+            engine=arguments.engine,
+            beam_options=_words(arguments.beam_options),
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             append=arguments.append,
@@ -121,6 +134,13 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(_text(report))
     return EXIT_OVER_BUDGET if report.over_budget else EXIT_DONE
+
+
+def _words(text: str) -> Sequence[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"beam_options must be quoted as for a shell, got {text!r} ({error})") from None
 
 
 def _colour(text: str) -> tuple[int, int, int]:

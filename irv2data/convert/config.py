@@ -21,6 +21,8 @@ DUPLICATES = ("keep", "drop")
 ON_ERROR = ("reject", "fail")
 PNG_RULES = ("keep", "jpeg", "auto")
 LABELS = (AUTO, *KINDS)
+# No options of a conversion: either gives the same bytes.
+ENGINES = LOCAL, BEAM = ("local", "beam")
 
 # Options that do not decide what a shard holds: what happens at a bad file, and how long and large a decoder may grow.
 _NOT_IN_BYTES = ("on_error", "max_bad_fraction", "decode_seconds", "worker_mib")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from irv2data import manifest, storage
-from irv2data.convert.config import ConvertConfig
+from irv2data.convert.config import BEAM, ENGINES, LOCAL, ConvertConfig
 from irv2data.convert.engines import run_local
 from irv2data.convert.folder import (
     check_output,
@@ -37,6 +38,8 @@ def convert(
     config: ConvertConfig | None = None,
     *,
     workers: int = 0,
+    engine: str = LOCAL,
+    beam_options: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
     append: bool = False,
@@ -45,14 +48,16 @@ def convert(
 ) -> Report:
     """Turns images into a dataset folder.
 
-    The result depends on the sources and `config` alone: byte-identical for any number of workers. Worker processes
-    are spawned, so a script that calls this needs the usual `if __name__ == "__main__":` guard.
+    The result depends on the sources and `config` alone: byte-identical for any number of workers and either engine.
+    Worker processes are spawned, so a script that calls this needs the usual `if __name__ == "__main__":` guard.
 
     Args:
         source: Folder of images, table, archive, or a URI of one; see `irv2data.convert.sources.list_sources`.
         dataset: Folder to make, or a URI.
         config: What decides the bytes; the defaults of `ConvertConfig` if None.
-        workers: Worker processes; 0 for the number of usable cores.
+        workers: Worker processes; 0 for the number of usable cores. With Beam they only read the sources through first.
+        engine: What writes the shards: `local`, processes on this machine, or `beam`, an Apache Beam pipeline.
+        beam_options: Beam's own flags, each as `--name=value`; its runner among them.
         resume: Keep the finished shards of an interrupted conversion of the same sources and options.
         overwrite: Replace a dataset, or an unfinished one, that is there already.
         append: Add what is new to a dataset that is there; its shards stay as they are.
@@ -60,7 +65,8 @@ def convert(
         progress: Called as `progress(stage, done, total)`; `total` is None where it is not known yet.
 
     Raises:
-        UsageError: `dataset` exists and none of `resume`, `overwrite` and `append` was given, or options contradict.
+        UsageError: `dataset` exists and none of `resume`, `overwrite` and `append` was given, options contradict, or
+            Beam is not installed or refuses its options.
         SourceError: The source cannot be used.
         DatasetError: The output cannot be written, or another conversion is writing it.
         InterruptedRunError: A signal stopped the run; finished shards are kept for `resume`.
@@ -72,6 +78,7 @@ def convert(
         raise UsageError(f"workers must be 0 (all cores) or more, got {workers}")
     if overwrite and (resume or append):
         raise UsageError("overwrite removes what is there, resume and append keep it; give one of them")
+    apply = _engine(engine, workers, beam_options)
     try:
         require_free(folder)
         check_output(folder, origin, resume=resume, overwrite=overwrite, append=append)
@@ -80,14 +87,14 @@ def convert(
     try:
         if dry_run:
             survey = Survey(origin, folder, config, workers, append, progress)
-            return _Run(folder, survey, workers, progress).report(started, dry_run=True)
+            return _Run(folder, survey, apply, progress).report(started, dry_run=True)
         with locked(folder):
             try:
                 if finish(folder) and resume:
                     return report_of(folder, started)
                 survey = Survey(origin, folder, config, workers, append, progress)
                 prepare(folder, survey.plan_digest(), overwrite=overwrite, appended=survey.appended)
-                run = _Run(folder, survey, workers, progress)
+                run = _Run(folder, survey, apply, progress)
                 run.write()
                 return run.report(started)
             except KeyboardInterrupt:
@@ -106,6 +113,19 @@ def convert(
         raise DatasetError(f"{error.filename or folder}: cannot be written ({reason}){again}") from error
 
 
+def _engine(name: str, workers: int, beam_options: Sequence[str]) -> Callable[..., None]:
+    """What applies a function to tasks, as `run_local` does; whatever stands against it shows before any work."""
+    if name not in ENGINES:
+        raise UsageError(f"engine must be one of {ENGINES}, got {name!r}")
+    if name == BEAM:
+        from irv2data.convert.beam import new_pipeline, run_beam
+
+        return partial(run_beam, pipeline=new_pipeline(beam_options))
+    if beam_options:
+        raise UsageError(f"beam_options go with engine={BEAM!r}, got engine={name!r}")
+    return partial(run_local, workers=workers)
+
+
 def _begun(folder: str) -> bool:
     try:
         return has_begun(folder)
@@ -116,10 +136,10 @@ def _begun(folder: str) -> bool:
 class _Run:
     """One conversion behind its survey: what it wrote (`write`), and what it says of it (`report`)."""
 
-    def __init__(self, folder: str, survey: Survey, workers: int, progress: Progress):
+    def __init__(self, folder: str, survey: Survey, apply: Callable[..., None], progress: Progress):
         self.folder = folder
         self.survey = survey
-        self.workers = workers
+        self.apply = apply
         self.progress = progress
         self.plans = survey.plans
         self.results: list[ShardResult] = []
@@ -136,10 +156,9 @@ class _Run:
         def finished(number: int, result: ShardResult) -> None:
             results[todo[number]] = result
 
-        run_local(
+        self.apply(
             write_shard,
             (self._task(plans[number], names[number]) for number in todo),
-            workers=self.workers,
             finished=finished,
             progress=count,
             lost=Task.without,

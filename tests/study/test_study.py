@@ -85,9 +85,6 @@ def test_every_fit_is_reported(done):
     assert report["chance"] == 0.2
     assert report["pretrained"] is False
     assert "random weights" in lines[0]
-    assert {arm["name"]: arm["accuracy"]["mean"] for arm in report["arms"]}[
-        "resize"
-    ] > 0.3  # colours alone tell as much
 
 
 def test_the_files_hold_what_was_found(done, dataset):
