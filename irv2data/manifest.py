@@ -16,10 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from irv2data import index
+from irv2data import index, storage
 from irv2data.errors import DatasetError, UsageError
 from irv2data.index import BASELINE, FORMAT_NAMES, PNG, PROGRESSIVE
 from irv2data.labels import KINDS
+from irv2data.remote import download, view
+from irv2data.remote.cache import ShardCache
 from irv2data.split import INDEX, Contents, Shard, Split, array_path
 
 # Whoever reads a dataset finds all of it here.
@@ -52,12 +54,18 @@ def shard_name(split: str, number: int, of: int) -> str:
 class Dataset:
     """An irv2data dataset folder, opened and checked against its manifest (files, sizes and index; no data is read).
 
+    Of a remote one, manifest and index are fetched at once and checked, shards when they are needed (`docs/remote.md`).
+
     Args:
-        folder: The folder that holds `dataset.json`.
+        folder: The folder that holds `dataset.json`; or its URI: `s3://`, `gs://`, `https://`, whatever fsspec knows.
         check_sizes: Compare the shards' sizes with the manifest's; only a repair does without.
+        cache_dir: Folder on a local disk for what is fetched of a remote dataset. None for `IRV2DATA_CACHE`, else for
+            `irv2data/remote` in the user's cache folder.
+        cache_mib: What all shards in it may take, in MiB. None for `IRV2DATA_CACHE_MIB`, else for no bound.
 
     Attributes:
-        folder: The folder as a `pathlib.Path`.
+        folder: The folder as a `pathlib.Path`; of a remote one, where manifest, index and links to shards lie here.
+        cache: Where the shards of a remote dataset are kept; None where they lie in the folder.
         contents: What all records have in common: classes, what a label is, further columns.
         classes: Class names.
         splits: Split name to `Split`.
@@ -66,12 +74,29 @@ class Dataset:
 
     Raises:
         DatasetError: No such folder, no dataset, a version this release cannot read, or a shard that is missing or
-            has another size than the manifest says.
+            has another size than the manifest says. Or something remote cannot be fetched or is not what it was.
+        UsageError: `cache_mib` is out of range.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, check_sizes: bool = True):
-        self.folder = Path(folder)
-        manifest = _read_manifest(self.folder)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        check_sizes: bool = True,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_mib: int | None = None,
+    ):
+        self.cache: ShardCache | None = None
+        if storage.is_remote(os.fspath(folder)):
+            if not check_sizes:
+                raise DatasetError(f"{folder}: is remote; copy it to this machine to look for damage or to repair it")
+            self.cache = view.open_cache(os.fspath(folder), cache_dir, cache_mib)
+            sealed = _fetch_manifest(self.cache.uri)
+            self.folder, text = view.view_folder(self.cache, sealed), sealed.decode()
+        else:
+            self.folder = Path(folder)
+            text = _read_manifest(self.folder)
+        manifest = _parse_manifest(text, self.folder / MANIFEST)
         try:
             self.contents = Contents(
                 classes=tuple(manifest["classes"]),
@@ -91,6 +116,7 @@ class Dataset:
                     shards=tuple(Shard(**{**shard, "file": _plain(shard["file"])}) for shard in split["shards"]),
                     index=split["index"],
                     contents=self.contents,
+                    fetch=None if self.cache is None else self.cache.fetch,
                 )
                 for name, split in manifest["splits"].items()
             }
@@ -103,7 +129,9 @@ class Dataset:
                 raise KeyError(unknown.pop())
         except (KeyError, TypeError, AttributeError) as error:
             raise _not_ours(self.folder / MANIFEST, error) from error
-        for split in self.splits.values() if check_sizes else ():
+        if self.cache is not None:
+            view.make_view(self.cache, self.folder, self.splits.values(), {MANIFEST: sealed})
+        for split in self.splits.values() if check_sizes and self.cache is None else ():
             for shard, path in zip(split.shards, split.paths, strict=True):
                 _check_size(path, shard.bytes)
 
@@ -206,12 +234,18 @@ def _plain(name: str) -> str:
     return name
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _fetch_manifest(uri: str) -> bytes:
+    path = storage.join(uri, MANIFEST)
+    text = f"{path}: not a manifest of irv2data, or changed since it was written; convert the dataset again"
+    return download.whole(path, is_sealed, lambda _: DatasetError(text))
+
+
+def _read_manifest(folder: Path) -> str:
     path = folder / MANIFEST
     if not os.path.isdir(folder):
         raise DatasetError(f"{folder}: no such folder; make a dataset with `irv2data convert SOURCE {folder}`")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DatasetError(
             f"{folder}: not a dataset, it has no {MANIFEST}; make one with `irv2data convert`, "
@@ -219,6 +253,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read ({error})") from error
+
+
+def _parse_manifest(text: str, path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(text)
         if manifest["format"] != "irv2data":

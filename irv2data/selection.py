@@ -66,6 +66,7 @@ def select(dataset: Dataset, split: str, rows: np.ndarray) -> Dataset:
             shards=whole.shards,
             index=digests,
             contents=whole.contents,
+            fetch=whole.fetch,
             whole=whole,
             rows=rows,
         )

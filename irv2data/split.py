@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +64,7 @@ class Split:
         shards: The split's files in order; column `shard` of the index counts them from 0.
         index: Name of each array of the index to the hexadecimal SHA-256 of its `.npy` file.
         contents: What all records of the dataset have in common.
+        fetch: Brings shards here, where the dataset is remote; None where they lie in the folder.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Split:
     shards: tuple[Shard, ...]
     index: Mapping[str, str]
     contents: Contents
+    fetch: Callable[[Sequence[Shard]], None] | None = None
 
     @cached_property  # the plan asks for it in every window
     def num_records(self) -> int:
@@ -178,8 +180,11 @@ class Split:
         Raises:
             UsageError: The split has no such record.
             RecordError: The shard is damaged there.
+            DatasetError: The shard is remote and cannot be fetched.
         """
         file, number, offset = self.locate(row)
+        if self.fetch is not None:
+            self.fetch([shard for shard in self.shards if shard.file == file])
         try:
             with open(self.folder / file, "rb") as stream:
                 stream.seek(offset)

@@ -7,11 +7,13 @@ is uploaded whole, and object stores publish an object when its upload ends.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from irv2data.errors import UsageError, one_line
@@ -34,6 +36,12 @@ def _connect(protocol: str, process: int) -> Any:
         raise UsageError(
             f"{protocol}:// needs the 'remote' extra, pip install 'irv2data[remote]' ({one_line(error)})"
         ) from error
+
+
+def user_cache() -> Path:
+    """What is made here on first use lies there: `irv2data` in the user's cache folder, by the XDG specification."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "irv2data"
 
 
 def remote(uri: str) -> Any:
@@ -101,6 +109,23 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def read_range(uri: str, start: int, stop: int, *, seconds: float) -> bytes:
+    """Bytes [start, stop) of a remote file; fewer where it ends before, all of it from servers that know no ranges.
+
+    Args:
+        uri: Where it is.
+        start: The first byte.
+        stop: Behind the last byte.
+        seconds: How long it may take, where the protocol's file system can tell the time.
+
+    Raises:
+        Exception: Whatever fsspec and the protocol's library raise.
+    """
+    system = remote(uri)
+    limit = {"timeout": seconds} if system.async_impl else {}
+    return bytes(system.cat_file(uri, start=start, end=stop, **limit))
+
+
 def remove(path: str) -> None:
     """Removes a file or a whole folder, if it is there."""
     if is_remote(path):
@@ -136,7 +161,8 @@ def atomic_file(path: str) -> Iterator[BinaryIO]:
             remote(path).put_file(spool.name, path)
         return
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}{PARTIAL}")
+    # Not by the process's number alone, which hosts on one file system may share.
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         with open(temporary, "wb") as file:
             yield file

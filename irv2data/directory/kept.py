@@ -21,6 +21,7 @@ from irv2data.directory.listing import Listing
 from irv2data.errors import DatasetError, UsageError
 from irv2data.labels import NONE
 from irv2data.manifest import Dataset
+from irv2data.storage import user_cache
 
 SPLIT = "images"
 # Labels, subsets and sizes are decided later: one conversion serves all of them.
@@ -31,8 +32,7 @@ Say = Callable[[str], None]
 
 def default_folder() -> Path:
     """Where converted images are kept unless told otherwise: the user's cache folder, by the XDG specification."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "irv2data"
+    return user_cache()
 
 
 def keep(listing: Listing, cache_dir: str | os.PathLike[str] | None, say: Say) -> Dataset:

@@ -131,14 +131,29 @@ def on_host(plan: Plan, strategy: tf.distribute.Strategy | None) -> bool:
 
 
 def distribute(
-    strategy: tf.distribute.Strategy, dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset]
+    strategy: tf.distribute.Strategy,
+    dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+    *,
+    counted: bool = False,
 ) -> Any:
     """Hands each input process's dataset to the strategy, whose iterator deals its elements to the replicas in turn.
 
     That dealing is what makes replica r's element of a step row block r of the batch: `MultiDeviceIterator` gives
     element i to device i modulo their number.
+
+    Args:
+        strategy: The strategy.
+        dataset: From an input process's context to its dataset.
+        counted: No more elements are taken than there are.
     """
-    return strategy.distribute_datasets_from_function(dataset)
+
+    def endless(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        # Of any other, TensorFlow asks at every step which replicas still have an element, in Python, operation by
+        # operation (b/133073708 in its distribute/input_lib.py). Measured: 10 ms a step instead of 3.
+        infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return dataset(context).apply(infinite)
+
+    return strategy.distribute_datasets_from_function(endless if counted else dataset)
 
 
 def distribute_for_keras(

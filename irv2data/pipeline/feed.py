@@ -31,7 +31,12 @@ _FIELDS: dict[str, tuple[tf.DType, tuple[int, ...]]] = {
 }
 
 
-def planned_chunks(plan: Plan, begins: list[tuple[int, int]] | Callable[[], int], share: Share) -> tf.data.Dataset:
+def planned_chunks(
+    plan: Plan,
+    begins: list[tuple[int, int]] | Callable[[], int],
+    share: Share,
+    before: Callable[[int, int], None] | None = None,
+) -> tf.data.Dataset:
     """The chunks to decode, in order.
 
     Args:
@@ -39,6 +44,7 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]] | Callable[[], int]
         begins: For each epoch wanted, (epoch, first step); every epoch runs to its end. Or a function that every new
             iterator asks for the one epoch that it is to give.
         share: Which rows of each batch, and in how many chunks.
+        before: Called with epoch and window before that is handed out; None for nothing.
 
     Returns:
         A dataset of dicts of the fields of `planned.Batches`, each [N, ..] with N = `share.chunk`, `canvas` int32 [2]
@@ -57,6 +63,8 @@ def planned_chunks(plan: Plan, begins: list[tuple[int, int]] | Callable[[], int]
 
     def planned(call: np.ndarray) -> list[np.ndarray]:
         epoch, window, skip = (int(number) for number in call)
+        if before is not None:
+            before(epoch, window)
         batches = plan.window(epoch, window)[skip:]
         arrays = chunked(batches, share)
         return [arrays[name] for name in names]

@@ -79,8 +79,8 @@ class Evaluator:
     ):
         if pipeline.config.drop_remainder:
             raise UsageError("evaluation needs a pipeline with drop_remainder=False, to count every record")
-        self._pipeline = pipeline
-        self._strategy = strategy
+        self._classes = len(pipeline.dataset.classes)
+        self._batches = pipeline.distribute(strategy)  # once: making it takes a second
         self._preprocess = preprocess or Preprocessor(strategy, pipeline.output)
 
         def replica(inputs: Any, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -98,10 +98,9 @@ class Evaluator:
 
     def __call__(self) -> Evaluation:
         """One pass over the split."""
-        classes = len(self._pipeline.dataset.classes)
         loss, top5, records = 0.0, 0, 0
-        confusion = np.zeros((classes, classes), np.int64)
-        for batch in self._pipeline.distribute(self._strategy):
+        confusion = np.zeros((self._classes, self._classes), np.int64)
+        for batch in self._batches:
             inputs = self._preprocess(batch)
             found = self._step(inputs, {name: batch[name] for name in ("label", "weight")})
             losses, top, label, weight = (each.numpy() for each in found)

@@ -27,7 +27,7 @@ class FinishedRun:
         folder: Where it lies.
         classes: Class names in label order.
         fitting: The options of `PipelineConfig` that fit images as its evaluation did: `fit`, `image_size`, and what
-            belongs to that fit.
+            belongs to that fit; for `native` the canvases too, whose largest one bounds an image.
         largest: Height and width of the largest canvas of its evaluation.
     """
 
@@ -49,23 +49,27 @@ class FinishedRun:
             config = metrics["config"]
             fit = evaluation_fit(config["fit"])
             more = {name: _plain(config[name]) for name, of in _OF_FIT.items() if of == fit and name in config}
-            height, width = metrics["evaluation_canvases"][-1]
+            canvases = tuple((height, width) for height, width in metrics["evaluation_canvases"])
+            if fit == NATIVE:
+                more["canvases"] = canvases
             return cls(
                 folder=place,
                 classes=tuple(classes),
                 fitting={"fit": fit, "image_size": _plain(config["image_size"]), **more},
-                largest=(height, width),
+                largest=canvases[-1],
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise _unfinished(place / "metrics.json", f"is none of its files: {error!r}") from error
 
     def load_model(self) -> keras.Model:
-        """The network, from images in [-1, 1] to logits; call it in the strategy's scope.
+        """The network, as `training.model.build_model` made it; call it in the strategy's scope.
 
         Raises:
             WeightsError: It cannot be loaded, or is one of other classes.
         """
         import keras
+
+        import irv2data.training.masked  # noqa: F401  # registers the layers of a network for `native` images
 
         file = self.folder / "model.keras"
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
@@ -97,10 +98,25 @@ class Inputs:
         """
         while epoch < self.epochs:
             alike = 1 if self._config.max_steps else _run_length(self._sizes[epoch:])
-            batches = iter(self.training(epoch).distribute(self._strategy, epoch, step, epochs=alike))
-            for number in range(epoch, epoch + alike):
-                yield number, batches
+            pipeline = self.training(epoch)
+            # Counted, too, because asking other hosts for the end must not get between the collectives of a step.
+            batches = iter(pipeline.distribute(self._strategy, epoch, step, epochs=alike, counted=True))
+            epochs = range(epoch, epoch + alike)
+            ahead = _ahead(batches, sum(map(self.steps, epochs)) - step)
+            for number in epochs:
+                yield number, ahead
             epoch, step = epoch + alike, 0
+
+
+def _ahead(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """So many of them, each fetched while the one before is used: for several replicas that takes some Python."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches)
+        for _ in range(count - 1):
+            batch = coming.result()
+            coming = thread.submit(next, batches)
+            yield batch
+        yield coming.result()
 
 
 def _run_length(sizes: list[tuple[int, int]]) -> int:

@@ -20,10 +20,11 @@ from irv2data.training.done import Done
 from irv2data.training.inputs import Inputs
 from irv2data.training.journal import Journal
 from irv2data.training.model import build_model, set_statistics
-from irv2data.training.phases import class_weights
+from irv2data.training.optimizer import learning_rate
+from irv2data.training.phases import class_weights, phases
 from irv2data.training.run import Log, Progress, Run
 from irv2data.training.step import Objective
-from irv2data.training.strategy import is_chief, precision_on
+from irv2data.training.strategy import hosts_together, is_chief, precision_on
 from irv2data.training.weights import digest_of, weights_file
 
 
@@ -64,12 +65,16 @@ def train(
         DatasetError: The dataset cannot be read, or the run's folder not be written.
         InterruptedRunError: It was asked to stop.
     """
+    if not is_chief(strategy):  # one host speaks for all
+        log, progress = (lambda line: None), (lambda stage, done, total: None)
     config = replace(config, precision=precision_on(strategy, config.precision))
     # Everything that can be wrong is found before the minutes that building and tracing the network take.
     inputs = Inputs(dataset, config, strategy)
     weights = class_weights(config, inputs.training(0).plan.split.array("label"), dataset.classes)
     if weights is not None and len(weights) != len(dataset.classes):
         raise UsageError(f"class_weights has {len(weights)} weights for {len(dataset.classes)} classes")
+    for phase in phases(config):  # of the later ones too, which begin after hours
+        learning_rate(phase.learning_rate, inputs.steps_of(phase), config)
     folder = prepare_run(run, overwrite=overwrite, resume=resume) if is_chief(strategy) else Path(run)
     checkpoints = Checkpoints(folder, config.keep_checkpoints)
     saved = checkpoints.latest() if resume else None
@@ -104,8 +109,9 @@ def train(
         progress=progress,
         stop=stop,
     )
-    running.begin(resumed=saved is not None)
-    running.train()
+    with hosts_together(strategy):
+        running.begin(resumed=saved is not None)
+        running.train()
     with running.weights_to_save():
         metrics = {
             "config": asdict(config),

@@ -114,7 +114,7 @@ class Run:
     @contextmanager
     def weights_to_save(self) -> Iterator[None]:
         """Within, the model has the weights that the run is about: averages, or those of the best epoch."""
-        if not self._config.patience:
+        if not self._config.patience or self._journal is None:  # what other hosts end with is saved nowhere
             with self._step.optimizer.averaged():
                 yield
             return

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import tensorflow as tf
 
-from irv2data.errors import UsageError
+from irv2data.errors import InterruptedRunError, UsageError, one_line
 from irv2data.training.config import AUTO, BFLOAT16, FLOAT32
 
 _BFLOAT16_SINCE = (8, 0)  # compute capability: before NVIDIA's Ampere it is emulated
@@ -76,6 +77,23 @@ def _added_up(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tens
         return strategy.reduce("SUM", strategy.run(tf.identity, args=(value,)), axis=None)
 
     return added_up
+
+
+@contextmanager
+def hosts_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Within, a host that goes away ends the run on the others, as TensorFlow's collective operations do, in one line.
+
+    Raises:
+        InterruptedRunError: It did; all hosts have to be started again.
+    """
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise
+        raise InterruptedRunError(
+            f"another host of the job went away ({one_line(error)}); start all of them again with --resume"
+        ) from error
 
 
 def precision_on(strategy: tf.distribute.Strategy, precision: str) -> str:

@@ -58,12 +58,12 @@ def model() -> keras.Model:
 def runs(dataset, model, tmp_path_factory):
     """Fit to the folder of a run that was trained with it."""
     base = tmp_path_factory.mktemp("runs")
-    for fit in (*FITS, "native"):
+    for fit in FITS:
         folder = base / fit
         folder.mkdir()
         model.save(folder / "model.keras")
         (folder / "classes.json").write_text(json.dumps(list(dataset.classes)))
-        canvases = evaluation(dataset, "resize" if fit == "native" else fit).plan.canvases
+        canvases = evaluation(dataset, fit).plan.canvases
         metrics = {"config": asdict(TrainConfig(fit=fit, image_size=SIZE)), "evaluation_canvases": canvases}
         (folder / "metrics.json").write_text(json.dumps(metrics))
     return base
@@ -270,7 +270,6 @@ def test_a_file_that_takes_its_worker_down_is_reported(predict, runs, photos, mo
         ("{odd} {photo}", 2, "{odd}: holds no finished run of `irv2data train` (metrics.json: is none of its files"),
         ("{cut} {photo}", 1, "{cut}/model.keras: cannot be loaded ("),
         ("{other} {photo}", 1, "{other}/model.keras: tells 5 classes apart, {other}/classes.json names 2; they are of"),
-        ("{native} {photo}", 2, "{native}: was trained with fit 'native', of which `predict` cannot make batches yet"),
         ("{run} {empty}", 1, "{empty}: holds no images"),
         ("{run} {missing}.jpg", 1, "{missing}.jpg: No such file or directory (unreadable)"),
         ("{run} {missing}.jpg {text}", 1, "none of 2 files is an image that can be read; {missing}.jpg: No such"),
@@ -291,7 +290,7 @@ def test_wrong_use_is_one_line(predict, runs, photos, tmp_path, words, code, mes
     (names["other"] / "classes.json").write_text('["ant", "bee"]')
     names["empty"].mkdir()
     (tmp_path / "text.jpg").write_text("text")
-    names |= {"run": runs / "resize", "native": runs / "native", "text": tmp_path / "text.jpg"}
+    names |= {"run": runs / "resize", "text": tmp_path / "text.jpg"}
     names["photo"] = next((photos / "validation" / "table").glob("*.jpg"))
     got, out, err = predict(*words.format(**names).split())
     assert (got, out) == (code, "")

@@ -101,6 +101,30 @@ def test_one_that_is_terminated_stops_both_and_the_job_goes_on(dataset, tmp_path
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_is_killed_ends_both_and_the_job_goes_on(dataset, tmp_path, victim):
+    alone = replace(CONFIG, validation_split=None)
+    with small_network():
+        train(dataset, tmp_path / "one", alone, make_strategy(2))
+    job = start(dataset, tmp_path / "two", "--validation_split=", "--checkpoint_steps=1")
+    for _ in range(1200):
+        whole = (tmp_path / "two" / "checkpoints").glob("[0-9]*")
+        if next(whole, None) is not None or job[1].poll() is not None:
+            break
+        time.sleep(0.05)
+    job[victim].kill()
+    codes, told = ended(job)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 75, told[1 - victim]
+    last = told[1 - victim].strip().splitlines()[-1]
+    assert "another host of the job went away" in last
+    assert "start all of them again with --resume" in last
+    codes, told = ended(start(dataset, tmp_path / "two", "--validation_split=", "--resume"))
+    assert codes == [0, 0], told
+    for ours, theirs in zip(weights(tmp_path / "two"), weights(tmp_path / "one"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("text", "replicas", "message"),
     [

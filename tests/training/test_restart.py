@@ -21,6 +21,7 @@ from irv2data.errors import DatasetError, InterruptedRunError, UsageError
 from irv2data.pipeline.build import Pipeline
 from irv2data.training import TrainConfig, train
 from irv2data.training.checkpoint import Checkpoints
+from irv2data.training.step import Preprocessor
 from irv2data.training.strategy import make_strategy
 from tests.training.small_run import small_network
 
@@ -103,18 +104,16 @@ def test_a_stopped_run_goes_on(dataset, tmp_path, whole, steps):
 
 def test_stopped_again_and_again(dataset, tmp_path, whole):
     run, strategy, consumed = tmp_path / "run", make_strategy(2), []
-    seen = Pipeline.distribute
+    shown = Preprocessor.__call__
 
-    def noted(self, strategy, epoch=0, step=0, *, epochs=1):
-        for batch in seen(self, strategy, epoch, step, epochs=epochs):
-            if self.plan.split.name == "train":
-                parts = strategy.experimental_local_results(batch["record"])
-                consumed.append(np.concatenate([part.numpy() for part in parts]))
-            yield batch
+    def noted(self, batch):
+        parts = strategy.experimental_local_results(batch["record"])
+        consumed.append(np.concatenate([part.numpy() for part in parts]))
+        return shown(self, batch)
 
     for _ in range(30):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Pipeline, "distribute", noted)
+            patch.setattr(Preprocessor, "__call__", noted)
             try:
                 train(dataset, run, ALONE, strategy, resume=True, stop=Stop(1))
                 break

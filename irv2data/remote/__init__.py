@@ -1,0 +1,1 @@
+"""Datasets behind a URI, read through a cache of shards on a local disk."""
