@@ -47,8 +47,8 @@ class Inputs:
         self._preprocessors = {
             size: Preprocessor(strategy, pipeline.output) for size, pipeline in self._pipelines.items()
         }
-        check_parts(config.batch_size, strategy.num_replicas_in_sync, config.accumulate)
         self._first = self.training(0).distribute(strategy)
+        check_parts(config.batch_size, strategy.num_replicas_in_sync, config.accumulate)
         self.validation: Pipeline | None = None
         if config.validation_split is not None:
             # The canvases of training, for which the network's graphs are there already.

@@ -78,8 +78,8 @@ def class_weights(config: TrainConfig, labels: np.ndarray, classes: Sequence[str
 
 
 def best_epoch(losses: Sequence[float]) -> int:
-    """The first epoch of the smallest loss."""
-    return int(np.argmin(losses))
+    """The first epoch of the smallest loss; one that is no number is larger than any."""
+    return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
 
 
 def stops_early(losses: Sequence[float], patience: int) -> bool:

@@ -92,7 +92,7 @@ def test_bench_for_people(capsys, dataset):
         (
             "train {dataset} {run} --image_size=60",
             2,
-            "image_size must be at least 75 for Inception-ResNet-v2, got (60, 60)",
+            "sizes must be at least 75 for Inception-ResNet-v2, got (60, 60)",
         ),
         ("train {dataset} {run} --image_size=large", 2, "an image size is 299 or HEIGHTxWIDTH, got 'large'"),
         ("train {dataset} {run} --weights={missing}", 1, "{missing}: no such weights file"),

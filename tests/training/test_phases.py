@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
@@ -49,6 +51,7 @@ def test_balanced_is_as_scikit_learn_defines_it():
 
 def test_the_first_of_the_smallest_is_the_best():
     assert best_epoch([3.0, 1.0, 2.0, 1.0]) == 1
+    assert best_epoch([math.nan, 2.0, 1.0, math.nan]) == 2  # diverged
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,7 @@ def test_the_first_of_the_smallest_is_the_best():
         ([1.0, 2.0, 3.0], 2, True),
         ([1.0, 2.0, 0.5, 0.6], 2, False),
         ([2.0, 2.0], 1, True),  # no smaller one
+        ([2.0, math.nan, math.nan], 2, True),
     ],
 )
 def test_when_it_stops_early(losses, patience, expected):

@@ -170,7 +170,7 @@ def test_another_class_list_is_refused(dataset, tmp_path, without_a_class):
     with pytest.raises(
         UsageError, match=r"of another class list, 5 classes; the dataset has 4, it lacks \w+; give --over"
     ):
-        train(without_a_class, run, replace(ALONE, max_steps=2), make_strategy(1), resume=True)
+        train(without_a_class, run, replace(ALONE, max_steps=2, warmup_steps=0), make_strategy(1), resume=True)
 
 
 @pytest.fixture

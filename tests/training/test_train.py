@@ -164,8 +164,3 @@ def test_strategy_of_logical_cpus():
         make_strategy(-1)
     with pytest.raises(UsageError, match="64 logical CPU devices must be set up before"):
         make_strategy(64)
-
-
-def test_native_images_need_a_model_that_is_not_there_yet():
-    with pytest.raises(UsageError, match=r"^fit 'native' needs a model that masks its padding"):
-        TrainConfig(fit="native")
