@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from irv2data.device.augment import augment
@@ -39,6 +40,11 @@ def preprocess(batch: Mapping[str, Any], output: OutputSpec) -> tf.Tensor:
     if output.augment is not None:
         pixels = augment(pixels, batch["draws"], output.augment, batch.get("record"))
     return tf.cast(pixels / 127.5 - 1.0, output.dtype)
+
+
+def to_uint8(images: Any) -> np.ndarray:
+    """Finished images, float [.., 3] in [-1, 1], as they are looked at: uint8 of the same shape, rounded."""
+    return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def _fit(batch: Mapping[str, Any], output: OutputSpec) -> tf.Tensor:

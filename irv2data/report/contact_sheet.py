@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from irv2data.device.stage import preprocess
+from irv2data.device.stage import preprocess, to_uint8
 from irv2data.labels import CLASSES, NONE, NUMBER
 from irv2data.pipeline.build import Pipeline
 
@@ -34,7 +34,7 @@ def contact_sheet(
     for batch in pipeline.batches(epoch):
         finished = np.asarray(preprocess(batch, pipeline.output))
         real = np.asarray(batch["weight"]) > 0
-        images += list(np.clip(np.rint((finished[real] + 1) * 127.5), 0, 255).astype(np.uint8))
+        images += list(to_uint8(finished[real]))
         labels += np.asarray(batch["label"])[real].tolist()
         if len(images) >= wanted:
             break

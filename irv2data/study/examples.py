@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from irv2data.device.stage import preprocess
+from irv2data.device.stage import preprocess, to_uint8
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import NATIVE
 from irv2data.study.config import Arm, StudyConfig
@@ -48,6 +48,5 @@ def _picture(pipeline: Pipeline) -> str:
         height, width = np.asarray(batch["size"])[0]
         image = image[:height, :width]
     data = io.BytesIO()
-    pixels = np.clip(np.rint((image.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(data, "JPEG", quality=85)
+    Image.fromarray(to_uint8(image)).save(data, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from irv2data import storage
 from irv2data.errors import DatasetError, UsageError
 from irv2data.report.study_page import study_page
 from irv2data.study.conclusion import NOT_PRETRAINED
@@ -102,15 +104,12 @@ def _image_rows(correct: Mapping[str, np.ndarray], images: Images, split: str) -
 
 
 def _table(path: Path, rows: list[dict[str, Any]]) -> None:
-    partial = path.with_name(f"partial-{path.name}")
-    with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(path, text.getvalue())
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"partial-{path.name}")
-    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(partial, path)
+    storage.write_bytes(os.fspath(path), text.encode("utf-8", "surrogateescape"))

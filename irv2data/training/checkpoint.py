@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from irv2data import storage
 from irv2data.errors import DatasetError, UsageError
 
 TENSORBOARD = "tensorboard"
@@ -168,7 +169,5 @@ def _save(folder: Path, model: keras.Model, classes: Sequence[str], metrics: dic
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file through a temporary name."""
-    temporary = path.with_name(f"partial-{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes a JSON file, whole or not at all."""
+    storage.write_bytes(os.fspath(path), (json.dumps(content, indent=1) + "\n").encode())

@@ -13,7 +13,8 @@ from irv2data.labels import CLASS
 from irv2data.manifest import Dataset
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import NATIVE
-from irv2data.training.config import SMALLEST_IMAGE, TrainConfig, evaluation_fit
+from irv2data.training.config import TrainConfig, evaluation_fit
+from irv2data.training.masked import large_enough
 from irv2data.training.phases import Phase, image_sizes
 from irv2data.training.step import Preprocessor, check_parts
 
@@ -139,14 +140,8 @@ def _training(dataset: Dataset, config: TrainConfig, size: tuple[int, int]) -> P
         )
 
     found = pipeline()
-    chosen = found.plan.canvases
-    if config.fit != NATIVE or min(min(canvas) for canvas in chosen) >= SMALLEST_IMAGE:
-        return found
-    # The masked network counts a smaller image as one that zeros fill up, but it has to lie on so large a canvas.
-    large = [(max(height, SMALLEST_IMAGE), max(width, SMALLEST_IMAGE)) for height, width in chosen]
-    return pipeline(
-        tuple(canvas for _, canvas in sorted({height * width: (height, width) for height, width in large}.items()))
-    )
+    # The masked network counts a small image as one that zeros fill up, but it has to lie on so large a canvas.
+    return pipeline(large_enough(found.plan.canvases)) if config.fit == NATIVE else found
 
 
 def _pipeline(dataset: Dataset, config: TrainConfig, *, fit: str, **options: Any) -> Pipeline:

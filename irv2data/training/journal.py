@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from irv2data import storage
+from irv2data.device.stage import to_uint8
 from irv2data.errors import DatasetError
 from irv2data.training.checkpoint import TENSORBOARD
 
@@ -41,13 +44,12 @@ class Journal:
             DatasetError: The folder cannot be written.
         """
         path = self._folder / HISTORY
-        partial = path.with_name(f"partial-{HISTORY}")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in history for name in row)))
+        writer.writeheader()
+        writer.writerows(history)
         try:
-            with open(partial, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
-                writer.writeheader()
-                writer.writerows(history)
-            os.replace(partial, path)
+            storage.write_bytes(os.fspath(path), text.getvalue().encode())
         except OSError as error:
             raise DatasetError(f"{path}: cannot be written ({error.strerror or error})") from error
         row = history[-1]
@@ -60,8 +62,7 @@ class Journal:
     def images(self, name: str, images: np.ndarray, step: int) -> None:
         """Shows some finished images, float [B, h, w, 3] in [-1, 1], as `name`."""
         summary = tf.compat.v1.Summary()
-        for number, image in enumerate(images[:_IMAGES]):
-            pixels = np.clip(np.rint((np.asarray(image, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+        for number, pixels in enumerate(to_uint8(images[:_IMAGES])):
             height, width, _ = pixels.shape
             value = summary.value.add(tag=f"{name}/{number}")
             value.image.height, value.image.width, value.image.colorspace = height, width, 3
