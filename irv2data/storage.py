@@ -6,6 +6,7 @@ is uploaded whole, and object stores publish an object when its upload ends.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -144,6 +145,18 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Holds a lock that the system takes back when a process ends; whether it was free, if not to `wait` for it."""
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
 
 
 @contextmanager

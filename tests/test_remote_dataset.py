@@ -20,8 +20,8 @@ from irv2data.errors import DatasetError, UsageError
 from irv2data.pipeline import ahead, build, plan
 from irv2data.remote import download
 from irv2data.remote.cache import ShardCache
-from irv2data.remote.lease import alone
 from irv2data.remote.view import view_folder
+from irv2data.storage import alone
 from irv2data.tools import main
 from tests.convert.test_remote import bucket, forget_connections, s3_server, upload  # noqa: F401  # fixtures
 from tests.faults.proxy import serving

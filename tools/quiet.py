@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from irv2data.errors import DatasetError
+from irv2data.storage import is_remote
 
 _NVIDIA = Path("/dev/nvidiactl")
 
@@ -56,6 +57,6 @@ def reading(dataset: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise DatasetError(
-            f"{dataset}: a record cannot be read ({reason(error)}); `irv2data verify --deep {dataset}` says which"
-        ) from error
+        # Of a remote one, shards are checked when they come, and what cannot be had is named already.
+        remedy = "" if is_remote(dataset) else f"; `irv2data verify --deep {dataset}` says which"
+        raise DatasetError(f"{dataset}: a record cannot be read ({reason(error)}){remedy}") from error

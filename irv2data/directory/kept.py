@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from irv2data.directory.listing import Listing
 from irv2data.errors import DatasetError, UsageError
 from irv2data.labels import NONE
 from irv2data.manifest import Dataset
-from irv2data.storage import user_cache
+from irv2data.storage import alone, user_cache
 
 SPLIT = "images"
 # Labels, subsets and sizes are decided later: one conversion serves all of them.
@@ -114,11 +113,11 @@ def _convert(arguments: list[str]) -> None:
 
 @contextmanager
 def _alone(path: Path, say: Say) -> Iterator[None]:
-    """Holds a lock, after waiting for whoever has it; the system takes it back when a process ends, however it ends."""
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"Another process is converting the same files; waiting for it ({path})")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """Holds a lock, after waiting for whoever has it."""
+    with alone(path, wait=False) as free:
+        if free:
+            yield
+            return
+    say(f"Another process is converting the same files; waiting for it ({path})")
+    with alone(path):
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import tensorflow as tf
 from irv2data.errors import DatasetError, UsageError
 from irv2data.pipeline.cache import Cache
 from irv2data.pipeline.residence import TILE, Residence
+from irv2data.storage import alone
 
 _VERSION = 1
 _ALIGNED = 64  # bytes: memory that TensorFlow takes over as it is, without a copy
@@ -51,8 +51,7 @@ class DiskCache(Cache):
         self._lock = threading.Lock()
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            with open(self._base.with_suffix(".lock"), "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # until the files are there: two that make them would lose images
+            with alone(self._base.with_suffix(".lock")):  # two that make the files would lose images
                 self._complete = self._open(identity)
         except OSError as error:
             raise DatasetError(f"{folder}: images cannot be kept there ({error.strerror or error})") from error

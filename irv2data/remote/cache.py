@@ -23,8 +23,9 @@ from typing import TypeVar
 from irv2data import storage
 from irv2data.errors import DatasetError
 from irv2data.remote import download
-from irv2data.remote.lease import alone, held, lease_of
+from irv2data.remote.lease import held, lease_of
 from irv2data.split import Shard
+from irv2data.storage import alone
 
 _LOG = logging.getLogger(__name__)
 _Item = TypeVar("_Item")

@@ -11,8 +11,7 @@ import fcntl
 import os
 import uuid
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,15 +53,3 @@ def held(folder: Path) -> set[str]:
             except BlockingIOError:
                 found.update(file.read().decode().split())
     return found
-
-
-@contextmanager
-def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds a lock that the system takes back when a process ends; whether it was free, if not to `wait` for it."""
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free

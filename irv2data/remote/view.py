@@ -12,8 +12,8 @@ from irv2data import storage
 from irv2data.errors import DatasetError, UsageError
 from irv2data.remote import download
 from irv2data.remote.cache import ShardCache
-from irv2data.remote.lease import alone
 from irv2data.split import Split, array_path
+from irv2data.storage import alone
 
 FOLDER, MIB = "IRV2DATA_CACHE", "IRV2DATA_CACHE_MIB"
 

@@ -52,7 +52,7 @@ class Arm:
         return bool(self.training["fit"] == RANDOM_RESIZED_CROP)
 
 
-_SAME = ("resize", "center_crop", "native_crop", "random_resized_crop", "letterbox", "native", "unbucketed")
+_ALL = ("resize", "center_crop", "native_crop", "random_resized_crop", "letterbox", "native", "unbucketed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class StudyConfig:
         UsageError: A value is out of its range; the message names option, rule and value.
     """
 
-    fits: tuple[str, ...] = _SAME
+    fits: tuple[str, ...] = _ALL
     image_size: tuple[int, int] = (299, 299)
     weights: str = "imagenet"
     epochs: int = 20
@@ -126,6 +126,18 @@ class StudyConfig:
             if not ok:
                 raise UsageError(rule)
         object.__setattr__(self, "arms", tuple(known[name] for name in self.fits))
+
+    @property
+    def evaluations(self) -> list[list[Arm]]:
+        """The arms, those together that evaluate alike."""
+        found: list[list[Arm]] = []
+        for arm in self.arms:
+            alike = next((arms for arms in found if arms[0].evaluation == arm.evaluation), None)
+            if alike is None:
+                found.append([arm])
+            else:
+                alike.append(arm)
+        return found
 
 
 # Ways of resizing a whole image; the first is the one that all arms use.

@@ -12,7 +12,7 @@ from PIL import Image
 from irv2data.device.stage import preprocess, to_uint8
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import NATIVE
-from irv2data.study.config import Arm, StudyConfig
+from irv2data.study.config import StudyConfig
 from irv2data.study.images import Images
 
 
@@ -26,9 +26,6 @@ def examples(images: Images, config: StudyConfig) -> list[dict[str, Any]]:
     height, width = (images.column(config.validation_split, name) for name in ("height", "width"))
     pixels, ratio = height * width, np.maximum(height, width) / np.minimum(height, width)
     chosen = (pixels.argmin(), ratio.argmax(), pixels.argmax())
-    alike: dict[str, list[Arm]] = {}
-    for arm in config.arms:
-        alike.setdefault(repr(sorted(arm.evaluation.items())), []).append(arm)
     return [
         {
             "name": ", ".join(arm.name for arm in arms),
@@ -37,7 +34,7 @@ def examples(images: Images, config: StudyConfig) -> list[dict[str, Any]]:
                 for row in chosen
             ],
         }
-        for arms in alike.values()
+        for arms in config.evaluations
     ]
 
 

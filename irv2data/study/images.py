@@ -37,6 +37,8 @@ class Images:
         for name in (config.split, config.validation_split):
             number = dataset.split(name).num_records
             self._rows[name] = np.sort(rng.permutation(number)[: config.max_images])
+        # Once: taking rows out of the index is work.
+        self._parts = {name: select(dataset, name, rows).split(name) for name, rows in self._rows.items()}
         if len(self._rows[config.split]) < config.batch_size:
             raise UsageError(
                 f"batch_size {config.batch_size} is more than the {len(self._rows[config.split])} images of split "
@@ -49,7 +51,7 @@ class Images:
 
     def part(self, split: str) -> Split:
         """These records, as a split."""
-        return select(self.dataset, split, self._rows[split]).split(split)
+        return self._parts[split]
 
     def column(self, split: str, name: str) -> np.ndarray:
         """`label`, `height` or `width` of the images, int64 [N]."""

@@ -17,13 +17,8 @@ _IMAGES = 256  # that resizers are compared on: enough for a mean, few enough fo
 
 def fits_moved(config: StudyConfig, features: AllFeatures) -> dict[str, Any]:
     """Between ways of fitting, over the images that accuracy was measured on; see `moved`."""
-    shown: dict[str, np.ndarray] = {}
-    met: list[dict[str, Any]] = []
-    for arm in config.arms:
-        if arm.evaluation not in met:  # some evaluate alike
-            met.append(arm.evaluation)
-            shown[arm.name] = features(config.validation_split, arm.evaluation).values
-    return moved(shown)
+    first = [arms[0] for arms in config.evaluations]
+    return moved({arm.name: features(config.validation_split, arm.evaluation).values for arm in first})
 
 
 def resizers_moved(config: StudyConfig, images: Images, features: AllFeatures) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from irv2data.errors import UsageError
 from irv2data.labels import CLASS
 from irv2data.manifest import Dataset
 from irv2data.pipeline.config import RESIZE
+from irv2data.pipeline.distribute import share_of
 from irv2data.study.conclusion import NOT_PRETRAINED, conclusion
 from irv2data.study.config import Arm, StudyConfig
 from irv2data.study.features import Extractor
@@ -70,8 +71,8 @@ def study(
         kind = dataset.contents.labels
         raise UsageError(f"{dataset.folder}: labels are of kind {kind!r}; study needs one class each")
     images = Images(dataset, config)
-    for arm in config.arms:  # whatever does not fit the dataset shows before the network is built
-        images.training(arm, seed=config.seed)
+    for arm in config.arms:  # whatever does not fit the dataset or the replicas shows before the network is built
+        share_of(images.training(arm, seed=config.seed).plan, strategy.num_replicas_in_sync)
     folder = prepare(out, overwrite=overwrite)
     features = AllFeatures(images, Extractor(_network(images, config, strategy, log), strategy), progress)
     correct, arms = {}, []

@@ -14,6 +14,7 @@ from irv2data.pipeline.config import (
     NATIVE,
     NO_CACHE,
     RANDOM_RESIZED_CROP,
+    PipelineConfig,
     require_size,
 )
 
@@ -25,6 +26,8 @@ SCHEDULES = (COSINE, CONSTANT)
 BALANCED = "balanced"
 # Those of `PipelineConfig` that a run's pipelines get as they are; caches are for training alone.
 FITTING = ("crop_fraction", "crop_pixels", "max_pixels", "buckets", "max_bad_records")
+# The one fit that some of them belong to.
+OF_FIT = {"crop_fraction": CENTER_CROP, "crop_pixels": CENTER_CROP, "max_pixels": NATIVE}
 NUM_BLOCKS = 44  # stem and mixed_5b as one, 10 block35, mixed_6a, 20 block17, mixed_7a, 10 block8, conv_7b
 
 
@@ -120,10 +123,10 @@ class TrainConfig:
     checkpoint_steps: int = 0
     keep_checkpoints: int = 2
     tensorboard: bool = True
-    crop_fraction: float = 0.875
+    crop_fraction: float = PipelineConfig.crop_fraction
     crop_pixels: tuple[int, int] | None = None
     max_pixels: int | None = None
-    buckets: int = 4
+    buckets: int = PipelineConfig.buckets
     max_bad_records: int = 0
     cache: str = NO_CACHE
     cache_short_side: int | None = None
@@ -210,10 +213,9 @@ class TrainConfig:
             if not ok:
                 raise UsageError(rule)
 
-    @property
-    def fitting(self) -> dict[str, Any]:
-        """Options of every pipeline of the run."""
-        return {name: getattr(self, name) for name in FITTING}
+    def fitting(self, fit: str) -> dict[str, Any]:
+        """Options of every pipeline of the run, of those that belong to one fit only that of this one."""
+        return {name: getattr(self, name) for name in FITTING if OF_FIT.get(name, fit) == fit}
 
     @property
     def caching(self) -> dict[str, Any]:

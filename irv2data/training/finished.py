@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irv2data.errors import UsageError, WeightsError, one_line
-from irv2data.pipeline.config import CENTER_CROP, NATIVE
-from irv2data.training.config import evaluation_fit
+from irv2data.pipeline.config import NATIVE
+from irv2data.training.config import OF_FIT, evaluation_fit
 
 if TYPE_CHECKING:
     import keras
-
-# Options of a run that decide an image's pixels, and the one fit that each of them belongs to.
-_OF_FIT = {"crop_fraction": CENTER_CROP, "crop_pixels": CENTER_CROP, "max_pixels": NATIVE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ class FinishedRun:
         try:
             config = metrics["config"]
             fit = evaluation_fit(config["fit"])
-            more = {name: _plain(config[name]) for name, of in _OF_FIT.items() if of == fit and name in config}
+            more = {name: _plain(config[name]) for name, of in OF_FIT.items() if of == fit and name in config}
             canvases = tuple((height, width) for height, width in metrics["evaluation_canvases"])
             if fit == NATIVE:
                 more["canvases"] = canvases

@@ -145,10 +145,4 @@ def _training(dataset: Dataset, config: TrainConfig, size: tuple[int, int]) -> P
 
 
 def _pipeline(dataset: Dataset, config: TrainConfig, *, fit: str, **options: Any) -> Pipeline:
-    fitting = {
-        name: value
-        for name, value in config.fitting.items()
-        # What belongs to one fit alone, the fit that evaluates in its place does not take.
-        if not (name == "max_pixels" and fit != NATIVE) and not (name == "crop_pixels" and fit != "center_crop")
-    }
-    return Pipeline(dataset, fit=fit, batch_size=config.batch_size, seed=config.seed, **fitting, **options)
+    return Pipeline(dataset, fit=fit, batch_size=config.batch_size, seed=config.seed, **config.fitting(fit), **options)

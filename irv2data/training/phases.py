@@ -84,4 +84,4 @@ def best_epoch(losses: Sequence[float]) -> int:
 
 def stops_early(losses: Sequence[float], patience: int) -> bool:
     """Whether so many epochs have passed since the best one; never with 0."""
-    return patience > 0 and len(losses) - 1 - best_epoch(losses) >= patience
+    return patience > 0 and len(losses) > patience and len(losses) - 1 - best_epoch(losses) >= patience

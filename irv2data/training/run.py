@@ -206,8 +206,8 @@ class Run:
             self._checkpoints.save(f"{done.epoch:04d}-{done.step:07d}", self._step.variables, state)
 
     def _stops_early(self) -> bool:
-        losses = [row.get("validation_loss", 0.0) for row in self._done.history]
-        return bool(losses) and stops_early(losses, self._config.patience)
+        losses = [row["validation_loss"] for row in self._done.history if "validation_loss" in row]
+        return stops_early(losses, self._config.patience)
 
     def _interrupted(self) -> InterruptedRunError:
         done = self._done
