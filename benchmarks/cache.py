@@ -125,9 +125,8 @@ def child_dataset_cache(dataset: str, side: str, seconds: str) -> dict[str, floa
     pipeline = _pipeline(dataset, cache="host", cache_short_side=int(side))
     split, where = pipeline.plan.split, pipeline.plan.residence
     whole = np.concatenate([np.zeros_like(where.crop), where.crop], axis=1)
-    encoded = read_records(
-        tf.constant([os.fsencode(path) for path in split.paths]), split.array("shard"), split.array("offset")
-    )
+    paths = tf.constant([os.fsencode(path) for path in split.paths])
+    encoded = read_records(tf.gather(paths, split.array("shard")), split.array("offset"))
     how = tf.data.Dataset.from_tensor_slices(
         (np.asarray(split.array("format"), np.int32), where.scale, whole, where.reduce)
     )

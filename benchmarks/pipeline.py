@@ -94,7 +94,7 @@ def child_reading(dataset: str, shuffle: str, seconds: str) -> dict[str, float]:
     key = plan.split.contents.encoded_key
 
     def read(chunk: dict[str, tf.Tensor]) -> tf.data.Dataset:
-        return read_records(paths, chunk["shard"], chunk["offset"], key).batch(BATCH)
+        return read_records(tf.gather(paths, chunk["shard"]), chunk["offset"], key).batch(BATCH)
 
     chunks = planned_chunks(plan, [(epoch, 0) for epoch in range(_EPOCHS)], Share.whole(BATCH))
     cores = available_cores()

@@ -16,7 +16,7 @@ from irv2data.machine import available_cores, peak_memory
 from irv2data.manifest import Dataset
 from irv2data.pipeline.config import FITS, LETTERBOX, PipelineConfig
 
-from .common import add_augment, add_cache, add_json, cache_options, parse_augment, parse_size, print_json, table
+from .common import add_augment, add_json, add_place, parse_augment, parse_size, place_options, print_json, table
 from .quiet import load_tensorflow, reading
 
 _STEPS = 200_000  # planned, not run: enough that no round ever meets an end
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shuffle", choices=("full", "blocks", "none"), default="full", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=default.seed, help="default: %(default)s")
     add_augment(parser)
-    add_cache(parser)
+    add_place(parser)
     parser.add_argument("--rounds", type=int, default=5, help="measured, after one that is not (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round, about (default: %(default)s)")
     add_json(parser)
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         shuffle=None if arguments.shuffle == "none" else arguments.shuffle,
         seed=arguments.seed,
         augment=parse_augment(arguments.augment),
-        **cache_options(arguments),
+        **place_options(arguments),
     )
     with reading(arguments.dataset):
         report = measure(pipeline, rounds=arguments.rounds, seconds=arguments.seconds)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from irv2data.errors import UsageError
 from irv2data.pipeline.augmentation import Augment
-from irv2data.pipeline.config import CACHE_OPTIONS, CACHES, NO_CACHE
+from irv2data.pipeline.config import CACHES, NO_CACHE, PLACE_OPTIONS
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -98,8 +98,8 @@ def parse_augment(text: str) -> Augment | None:
     return Augment(**given)
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say where decoded images are kept."""
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where images are decoded and kept."""
     parser.add_argument("--cache", choices=CACHES, default=NO_CACHE, help="keep decoded images (default: %(default)s)")
     parser.add_argument(
         "--cache_short_side", type=int, help="pixels of a kept image's short side (default: the input's longer side)"
@@ -109,11 +109,14 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         "--cache_device_mib", type=int, default=0, help="of each GPU that --cache=auto may use (default: %(default)s)"
     )
     parser.add_argument("--cache_dir", help="folder on a local disk for --cache=disk")
+    parser.add_argument(
+        "--service", metavar="grpc://HOST:PORT", help="let workers decode, of this dispatcher (`irv2data serve`)"
+    )
 
 
-def cache_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def place_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What they say, as options of `Pipeline` and `TrainConfig`."""
-    return {name: getattr(arguments, name) for name in CACHE_OPTIONS}
+    return {name: getattr(arguments, name) for name in PLACE_OPTIONS}
 
 
 def parse_numbers(name: str, text: str) -> tuple[int, ...]:

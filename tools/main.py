@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "say how well a trained network does on a split, class by class",
     "study": "say which way of fitting images to the network costs what, on one's own images",
     "doctor": "check that training on several replicas gives what it gives on one",
+    "serve": "read and decode for training jobs on other machines: a dispatcher and its workers",
     "predict": "say which classes image files are of, with a trained network",
 }
 

@@ -21,8 +21,8 @@ from irv2data.training.config import BALANCED, PRECISIONS, SCHEDULES, TrainConfi
 from .common import (
     Bars,
     add_augment,
-    add_cache,
     add_json,
+    add_place,
     parse_augment,
     parse_numbers,
     parse_size,
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="to evaluate on, '' for none (default: %(default)s)",
     )
     add_augment(parser)
-    add_cache(parser)
+    add_place(parser)
     parser.add_argument(
         "--replicas", type=int, default=0, help="0: all GPUs, else one; more without GPUs: logical CPUs"
     )

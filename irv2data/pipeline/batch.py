@@ -22,6 +22,7 @@ from irv2data.pipeline.read import read_records
 CARRIED = ("size", "flip", "draws", "label", "record", "weight")
 
 # What is needed to read one image, to decode it, and to finish it.
+PATH = "path"
 _PLACE, _HOW, _FINISH = ("shard", "offset"), ("format", "scale", "crop", "reduce"), ("box", "output", "flip")
 
 
@@ -36,6 +37,7 @@ class Maker:
         share: Whose rows, and in how many chunks.
         key: Key of the compressed image in a record.
         cache: Where decoded images are kept; None if they are not.
+        packed: Canvases are left to whoever gets the chunk: its pixels come one image after another.
     """
 
     paths: tf.Tensor
@@ -44,6 +46,12 @@ class Maker:
     share: Share
     key: str = schema.ENCODED
     cache: Cache | None = None
+    packed: bool = False
+
+    @property
+    def packs(self) -> bool:
+        """Whether pixels come without canvas; where all images are of one size, that would save nothing."""
+        return self.packed and None in self._static
 
     @property
     def varies(self) -> bool:
@@ -97,14 +105,14 @@ class Maker:
             and `tf.errors.InvalidArgumentError` where an image cannot be decoded.
         """
         how = tf.data.Dataset.from_tensor_slices(tuple(plan[name] for name in (*_HOW, *_FINISH)))
-        encoded = read_records(self.paths, plan["shard"], plan["offset"], self.key)
+        encoded = read_records(self._path(plan), plan["offset"], self.key)
         return tf.data.Dataset.zip((encoded, how)).map(self._image)
 
     def _keep(self, rows: dict[str, tf.Tensor], missing: tf.Tensor) -> tf.Tensor:
         """Decodes those images of some rows that are missing in the cache."""
         assert self.cache is not None
         rows = {name: tf.boolean_mask(rows[name], missing) for name in ("record", *_PLACE, "format")}
-        encoded = read_records(self.paths, rows["shard"], rows["offset"], self.key)
+        encoded = read_records(self._path(rows), rows["offset"], self.key)
 
         def decode(scale: tf.Tensor, window: tf.Tensor, reduce: tf.Tensor) -> tf.data.Dataset:
             how = tf.data.Dataset.from_tensor_slices((rows["format"], scale, window, reduce))
@@ -140,10 +148,13 @@ class Maker:
 
         Returns:
             `canvas` uint8 [N, H, W, 3] and `box` float32 [N, 4]; or (`on_host`) `image` float32 [N, h, w, 3]; `fitted`
-            int32 [N, 4] for `letterbox`; the `CARRIED` fields and the columns.
+            int32 [N, 4] for `letterbox`; the `CARRIED` fields and the columns. Where it `packs`, pixels are 1-D, and
+            `shape` int32 [2] is their canvas'.
         """
         pixels = tf.ensure_shape(pixels, [plan["record"].shape[0], *self._static, 3])
         carried = {name: plan[name] for name in self.carried}
+        if self.packs:
+            pixels, carried["shape"] = _packed(pixels, plan), plan["canvas"]
         if self.varies and self.share.chunks > 1:
             carried["rows"] = plan["rows"]  # for `join`
         if self.config.fit == LETTERBOX:
@@ -190,6 +201,10 @@ class Maker:
             pixels = tf.pad(pixels, margins, constant_values=host.normalize(tf.constant(config.pad_value)))
         return pixels
 
+    def _path(self, rows: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Of the shard that each record is in: string [M]. On another machine, where it lies there."""
+        return rows[PATH] if PATH in rows else tf.gather(self.paths, rows["shard"])
+
     def _margin(self, output: tf.Tensor) -> tf.Tensor:
         """Above and left of a letterboxed picture: int32 [.., 2]."""
         return (tf.constant(self.config.image_size) - output) // 2
@@ -199,6 +214,20 @@ class Maker:
         return self.config.image_size if self.on_host and self.config.fit != NATIVE else (None, None)
 
 
+def _packed(pixels: tf.Tensor, plan: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Of [N, H, W, 3], the pixels of each image that is no filler, one image after another: 1-D."""
+    number = tf.math.count_nonzero(plan["record"] >= 0, dtype=tf.int32)
+
+    def write(row: tf.Tensor, images: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        height, width = tf.unstack(plan["size"][row])
+        return row + 1, images.write(row, tf.reshape(pixels[row, :height, :width], [-1]))
+
+    # One more, which is empty, for a chunk of filler: none could not be concatenated.
+    images = tf.TensorArray(pixels.dtype, size=number + 1, infer_shape=False, element_shape=[None])
+    images = images.write(number, tf.zeros([0], pixels.dtype))
+    return tf.while_loop(lambda row, _: row < number, write, (0, images))[1].concat()
+
+
 def _nothing() -> tf.Tensor:
     return tf.constant(True)
 
@@ -206,4 +235,4 @@ def _nothing() -> tf.Tensor:
 def real_rows(plan: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """The rows of a chunk before its filler, of the fields that say how to make an image; and their number."""
     real = tf.math.count_nonzero(plan["record"] >= 0, dtype=tf.int32)
-    return {name: plan[name][:real] for name in ("record", *_PLACE, *_HOW, *_FINISH)}, real
+    return {name: plan[name][:real] for name in ("record", PATH, *_PLACE, *_HOW, *_FINISH) if name in plan}, real

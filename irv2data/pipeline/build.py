@@ -202,7 +202,7 @@ class Pipeline:
                 self.plan,
                 strategy,
                 through_host=lambda begin, context: self._share([begin], share(context), strategy),
-                maker=lambda context: self._maker(share(context), strategy),
+                maker=lambda context: self.maker(share(context), strategy),
                 fill=self._fill,
             )
         return self._on_devices[strategy]
@@ -252,17 +252,35 @@ class Pipeline:
         strategy: tf.distribute.Strategy | None,
     ) -> tf.data.Dataset:
         """One input process's share of some epochs: its replicas' batches, one after another."""
-        maker = self._maker(share, strategy)
-        # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
-        shards = self.dataset.cache
-        before = None if shards is None else Ahead(self.plan, shards, self.cache)
-        batches = self._made(planned_chunks(self.plan, begins, share, before), maker)
-        if share.chunks > 1:
-            batches = batches.batch(share.chunks).map(maker.join)
+        maker = self.maker(share, strategy)
+        if self.config.service is not None:
+            batches = self._from_workers(self.config.service, begins, maker)
+        else:
+            # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
+            batches = self._made(planned_chunks(self.plan, begins, share, self.ahead()), maker)
+            if share.chunks > 1:
+                batches = batches.batch(share.chunks).map(maker.join)
         # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
         return batches.prefetch(2 * share.replicas)
 
-    def _maker(self, share: Share, strategy: tf.distribute.Strategy | None) -> Maker:
+    def _from_workers(
+        self, address: str, begins: list[tuple[int, int]] | Callable[[], int], maker: Maker
+    ) -> tf.data.Dataset:
+        from irv2data.pipeline.service.client import Service
+        from irv2data.pipeline.service.request import Request
+
+        if callable(begins):
+            raise UsageError("service: workers must know all epochs beforehand; use batches(epochs=...) or distribute")
+        request = Request.of(self.dataset, self.plan, maker.on_host, maker.share, begins)
+        return Service(address, request, self.plan, maker, self._bad, self._made).dataset()
+
+    def ahead(self) -> Ahead | None:
+        """What has a remote dataset's shards here before they are read; None where they lie in a folder."""
+        shards = self.dataset.cache
+        return None if shards is None else Ahead(self.plan, shards, self.cache)
+
+    def maker(self, share: Share, strategy: tf.distribute.Strategy | None) -> Maker:
+        """What makes an input process's chunks; `strategy` as in `on_host`."""
         split = self.plan.split
         return Maker(
             paths=tf.constant([os.fsencode(path) for path in split.paths]),
@@ -273,12 +291,17 @@ class Pipeline:
             cache=self.cache,
         )
 
+    def recovery(self, maker: Maker) -> Recovery:
+        """What makes chunks that carry damaged records."""
+        tolerated, shards = "max_bad_records tolerates some", self.dataset.cache
+        if shards is not None:
+            return Refetching(maker, self._bad, tolerated, self.plan, shards)
+        looked = f"`irv2data verify --deep {self.dataset.folder}` looks at all records"
+        return Recovery(maker, self._bad, f"{looked}, {tolerated}")
+
     def _made(self, chunks: tf.data.Dataset, maker: Maker) -> tf.data.Dataset:
         """The chunks of some plans, in their order."""
-        remedy = f"`irv2data verify --deep {self.dataset.folder}` looks at all records, max_bad_records tolerates some"
-        recovery, cores = Recovery(maker, self._bad, remedy), available_cores()
-        if self.dataset.cache is not None:
-            recovery = Refetching(maker, self._bad, remedy, self.plan, self.dataset.cache)
+        recovery, cores = self.recovery(maker), available_cores()
         # One worker a chunk, as many open as there are cores; what interleave prefetches beyond them keeps the cores
         # busy while a finished chunk is taken. Measured on two cores: one chunk more was slower by an eighth and larger
         # by a tenth, two more as fast and larger by a fifth. The order stays that of the plan.
@@ -295,7 +318,7 @@ class Pipeline:
         assert isinstance(cache, HostCache)
         left = np.flatnonzero(~cache.there)
         if len(left):
-            for _ in self._made(record_chunks(self.plan, left), self._maker(whole, None)):
+            for _ in self._made(record_chunks(self.plan, left), self.maker(whole, None)):
                 pass
         self._cache = None
         return cache

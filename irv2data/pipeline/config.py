@@ -8,6 +8,7 @@ from types import NoneType
 
 from irv2data.errors import UsageError
 from irv2data.pipeline.augmentation import DRAWS, Augment
+from irv2data.pipeline.service.address import split_address
 
 RESIZE, CENTER_CROP, RANDOM_RESIZED_CROP = "resize", "center_crop", "random_resized_crop"
 LETTERBOX, NATIVE = "letterbox", "native"
@@ -20,7 +21,9 @@ METHODS = (BILINEAR, LANCZOS3, AREA)
 DTYPES = ("float32", "float16", "bfloat16")
 NO_CACHE = "none"
 DISK = "disk"
-CACHE_OPTIONS = ("cache", "cache_short_side", "cache_mib", "cache_device_mib", "cache_dir")
+# Where images are decoded and kept. Of these, one says how large they are kept; the others change no batch.
+PLACE_OPTIONS = ("cache", "cache_short_side", "cache_mib", "cache_device_mib", "cache_dir", "service")
+FREE_OPTIONS = tuple(name for name in PLACE_OPTIONS if name != "cache_short_side")
 CACHES = (NO_CACHE, HOST, DEVICE, DISK, AUTO)
 MAX_CHUNK = 64  # images: the unit of decoding, so that memory and parallelism do not follow the batch size
 
@@ -102,6 +105,9 @@ class PipelineConfig:
         cache_device_mib: The memory of each device that `auto` may use, in MiB. With 0 it uses none: what a network
             leaves free is not known before it is trained.
         cache_dir: Folder on a local disk for `disk`.
+        service: Dispatcher of a tf.data service whose workers read and decode in this process's place, as
+            `grpc://host:port` (`irv2data serve`). Batches and their order are the same. Workers must find the dataset
+            under the same path or URI.
         max_bad_records: Different records that may turn out to be damaged; each is replaced by filler of weight 0 in
             its place. With 0 the first one is an error.
 
@@ -136,6 +142,7 @@ class PipelineConfig:
     cache_mib: int | None = None
     cache_device_mib: int = 0
     cache_dir: str | None = None
+    service: str | None = None
     max_bad_records: int = 0
 
     def __post_init__(self) -> None:
@@ -158,6 +165,7 @@ class PipelineConfig:
             ("cache_mib", (int, NoneType), "a whole number or None"),
             ("cache_device_mib", int, "a whole number"),
             ("cache_dir", (str, NoneType), "a path or None"),
+            ("service", (str, NoneType), "grpc://host:port or None"),
             ("max_bad_records", int, "a whole number"),
             ("pad_value", (int, float), "a number"),
             ("crop_fraction", (int, float), "a number"),
@@ -244,11 +252,18 @@ class PipelineConfig:
                 f"rand_layers needs images of 3 pixels or more, got image_size {self.image_size}",
             ),
             (self.cache != DISK or bool(self.cache_dir), "cache='disk' needs cache_dir, a folder on a local disk"),
+            (
+                self.service is None or self.cache == NO_CACHE,
+                f"cache={self.cache!r} keeps decoded images on this machine, and a service decodes on others; "
+                "use one of the two",
+            ),
             (self.cache_device_mib >= 0, f"cache_device_mib must be 0 or more, got {self.cache_device_mib}"),
             (self.max_bad_records >= 0, f"max_bad_records must be 0 or more, got {self.max_bad_records}"),
         ):
             if not ok:
                 raise UsageError(rule)
+        if self.service is not None:
+            split_address(self.service)
 
     @property
     def flips(self) -> bool:

@@ -10,12 +10,13 @@ import logging
 import re
 import textwrap
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from irv2data.pipeline.batch import Maker, real_rows
+from irv2data.pipeline.feed import shaped
 from irv2data.pipeline.places import places
 from irv2data.split import Split
 
@@ -104,6 +105,18 @@ class Recovery:
         # Traced when it is first needed, then used for every row.
         self._row = tf.function(maker.pixels, reduce_retracing=True)
 
+    def in_graph(self, plan: dict[str, tf.Tensor], spec: dict[str, tf.TensorSpec]) -> dict[str, tf.Tensor]:
+        """`chunk` in a graph, where a chunk has the shapes of `spec`."""
+
+        # In Python, because it is rare: as a graph it would be traced for every pipeline, and triple the time until
+        # the first batch.
+        @tf.autograph.experimental.do_not_convert  # it would fill the error with lines of its own
+        def call(*values: np.ndarray) -> list[Any]:
+            chunk = self.chunk(dict(zip(plan, map(tf.constant, values), strict=True)))
+            return [chunk[name].numpy() for name in spec]
+
+        return shaped(tf.numpy_function(call, list(plan.values()), [each.dtype for each in spec.values()]), spec)
+
     def chunk(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """A chunk that could not be made, row by row.
 
@@ -152,7 +165,16 @@ def with_filler(plan: dict[str, np.ndarray], sound: np.ndarray, columns: tuple[s
     return new
 
 
-def chunk_dataset(plan: dict[str, tf.Tensor], recovery: Recovery) -> tf.data.Dataset:
+class Recovering(Protocol):
+    """What `chunk_dataset` asks of a `Recovery`, or of what stands for one on another machine."""
+
+    maker: Maker
+
+    def in_graph(self, plan: dict[str, tf.Tensor], spec: dict[str, tf.TensorSpec]) -> dict[str, tf.Tensor]:
+        """A chunk that could not be made, of the shapes that it would have had; see `Recovery.chunk`."""
+
+
+def chunk_dataset(plan: dict[str, tf.Tensor], recovery: Recovering) -> tf.data.Dataset:
     """One chunk as a dataset of one element.
 
     Args:
@@ -167,17 +189,5 @@ def chunk_dataset(plan: dict[str, tf.Tensor], recovery: Recovery) -> tf.data.Dat
     once = tf.data.Dataset.from_tensors(maker.cut(plan))
     made = once.map(maker.make)
     spec = made.element_spec
-
-    def again(plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        # In Python, because it is rare: as a graph it would be traced for every pipeline, and triple the time until
-        # the first batch.
-        @tf.autograph.experimental.do_not_convert  # it would fill the error with lines of its own
-        def call(*values: np.ndarray) -> list[Any]:
-            chunk = recovery.chunk(dict(zip(plan, map(tf.constant, values), strict=True)))
-            return [chunk[name].numpy() for name in spec]
-
-        values = tf.numpy_function(call, list(plan.values()), [each.dtype for each in spec.values()])
-        return {name: tf.ensure_shape(value, spec[name].shape) for name, value in zip(spec, values, strict=True)}
-
     # Of a dataset of one element: what is ignored is one error, and the sequence cannot become shorter or endless.
-    return made.ignore_errors().concatenate(once.map(again)).take(1)
+    return made.ignore_errors().concatenate(once.map(lambda plan: recovery.in_graph(plan, spec))).take(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -54,27 +54,49 @@ def planned_chunks(
     Raises:
         UsageError: An epoch has no such step.
     """
-    calls = _asked(plan, begins) if callable(begins) else _given(plan, begins)
-    rows = _FIELDS | _of_dataset(plan)
-    specs = {name: tf.TensorSpec((None, share.chunk, *shape), dtype) for name, (dtype, shape) in rows.items()}
-    specs["canvas"] = tf.TensorSpec((None, 2), tf.int32)
-    specs["rows"] = tf.TensorSpec((None,), tf.int32)
-    names = tuple(specs)
+    specs = chunk_specs(plan, share)
 
     def planned(call: np.ndarray) -> list[np.ndarray]:
         epoch, window, skip = (int(number) for number in call)
         if before is not None:
             before(epoch, window)
-        batches = plan.window(epoch, window)[skip:]
-        arrays = chunked(batches, share)
-        return [arrays[name] for name in names]
+        arrays = chunked(plan.window(epoch, window)[skip:], share)
+        return [arrays[name] for name in specs]
+
+    calls = _asked(plan, begins) if callable(begins) else _given(plan, begins)
+    return answered(calls, lambda call, types: tf.numpy_function(planned, [call], types, stateful=False), specs)
+
+
+def chunk_specs(plan: Plan, share: Share) -> dict[str, tf.TensorSpec]:
+    """What a call for chunks is answered with: names in the order of the answer, and shapes [chunks, N, ..]."""
+    rows = _FIELDS | _of_dataset(plan)
+    specs = {name: tf.TensorSpec((None, share.chunk, *shape), dtype) for name, (dtype, shape) in rows.items()}
+    return {**specs, "canvas": tf.TensorSpec((None, 2), tf.int32), "rows": tf.TensorSpec((None,), tf.int32)}
+
+
+def answered(
+    calls: tf.data.Dataset,
+    ask: Callable[[tf.Tensor, list[tf.DType]], list[tf.Tensor]],
+    specs: dict[str, tf.TensorSpec],
+) -> tf.data.Dataset:
+    """The chunks that calls are answered with.
+
+    Args:
+        calls: What is asked for, a tensor each.
+        ask: From a call and the dtypes of `specs` to its tensors; in the graph.
+        specs: As `chunk_specs`.
+    """
 
     def in_graph(call: tf.Tensor) -> dict[str, tf.Tensor]:
-        tensors = tf.numpy_function(planned, [call], [specs[name].dtype for name in names], stateful=False)
-        return {name: tf.ensure_shape(tensor, specs[name].shape) for name, tensor in zip(names, tensors, strict=True)}
+        return shaped(ask(call, [spec.dtype for spec in specs.values()]), specs)
 
-    # The next window is planned while this one is decoded.
+    # The next call is answered while the chunks of this one are decoded.
     return calls.map(in_graph).prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
+
+
+def shaped(values: Iterable[tf.Tensor], specs: dict[str, tf.TensorSpec]) -> dict[str, tf.Tensor]:
+    """What a Python function returned, in the order of `specs`, with its names and shapes."""
+    return {name: tf.ensure_shape(value, specs[name].shape) for name, value in zip(specs, values, strict=True)}
 
 
 def _given(plan: Plan, begins: list[tuple[int, int]]) -> tf.data.Dataset:

@@ -11,15 +11,14 @@ from irv2data import schema
 _UNBUFFERED = 0
 
 
-def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor, key: str = schema.ENCODED) -> tf.data.Dataset:
+def read_records(path: tf.Tensor, offset: tf.Tensor, key: str = schema.ENCODED) -> tf.data.Dataset:
     """The compressed images of some records.
 
     An offset at or past the end of a shard gives TensorFlow no record and no error: whoever takes the result has to
     count. (A check of each record here would cost a hundredth of the pipeline's time.)
 
     Args:
-        paths: string [S], the split's shards.
-        shard: int32 [N], which shard each record is in.
+        path: string [N], the shard that each record is in.
         offset: int64 [N], byte where it starts.
         key: Key of the compressed image in a record.
 
@@ -34,5 +33,5 @@ def read_records(paths: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor, key: str
         )
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
 
-    places = tf.data.Dataset.from_tensor_slices((tf.gather(paths, shard), offset))
+    places = tf.data.Dataset.from_tensor_slices((path, offset))
     return places.flat_map(read_one).map(lambda record: schema.parse(record, (key,))[key])

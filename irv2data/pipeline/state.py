@@ -10,12 +10,12 @@ from typing import Any
 
 from irv2data.errors import UsageError
 from irv2data.manifest import Dataset
-from irv2data.pipeline.config import PipelineConfig
+from irv2data.pipeline.config import FREE_OPTIONS, PipelineConfig
 from irv2data.split import Split
 
 VERSION = 3
 # Options that change no batch: where the work is done, what is carried along, and what is tolerated.
-_FREE = ("resize_on", "dtype", "cache", "cache_mib", "cache_device_mib", "cache_dir", "max_bad_records", "columns")
+_FREE = ("resize_on", "dtype", *FREE_OPTIONS, "max_bad_records", "columns")
 
 
 def state(dataset: Dataset, split: Split, config: PipelineConfig, epoch: int, step: int) -> dict[str, Any]:

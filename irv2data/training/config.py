@@ -8,11 +8,11 @@ from typing import Any
 from irv2data.errors import UsageError
 from irv2data.pipeline.augmentation import Augment
 from irv2data.pipeline.config import (
-    CACHE_OPTIONS,
     CENTER_CROP,
     FITS,
     NATIVE,
     NO_CACHE,
+    PLACE_OPTIONS,
     RANDOM_RESIZED_CROP,
     PipelineConfig,
     require_size,
@@ -89,6 +89,7 @@ class TrainConfig:
         cache_mib: As in `PipelineConfig`.
         cache_device_mib: As in `PipelineConfig`.
         cache_dir: As in `PipelineConfig`.
+        service: Of training batches, as in `PipelineConfig`.
 
     Raises:
         UsageError: A value is out of its range; the message names option, rule and value.
@@ -133,6 +134,7 @@ class TrainConfig:
     cache_mib: int | None = None
     cache_device_mib: int = 0
     cache_dir: str | None = None
+    service: str | None = None
 
     def __post_init__(self) -> None:
         require_size("image_size", self.image_size)
@@ -218,6 +220,6 @@ class TrainConfig:
         return {name: getattr(self, name) for name in FITTING if OF_FIT.get(name, fit) == fit}
 
     @property
-    def caching(self) -> dict[str, Any]:
+    def placing(self) -> dict[str, Any]:
         """Options of its training pipelines."""
-        return {name: getattr(self, name) for name in CACHE_OPTIONS}
+        return {name: getattr(self, name) for name in PLACE_OPTIONS}

@@ -10,7 +10,7 @@ from typing import Any
 from irv2data.errors import UsageError
 from irv2data.labels import difference
 from irv2data.pipeline.build import Pipeline
-from irv2data.pipeline.config import CACHE_OPTIONS
+from irv2data.pipeline.config import FREE_OPTIONS
 from irv2data.training.config import TrainConfig
 
 _VERSION = 2
@@ -19,7 +19,7 @@ _FREE = (
     "checkpoint_steps",
     "keep_checkpoints",
     "tensorboard",
-    *(name for name in CACHE_OPTIONS if name != "cache_short_side"),
+    *FREE_OPTIONS,
 )
 
 

@@ -136,7 +136,7 @@ def _training(dataset: Dataset, config: TrainConfig, size: tuple[int, int]) -> P
             canvases=canvases,
             drop_remainder=True,
             augment=config.augment,
-            **config.caching,
+            **config.placing,
         )
 
     found = pipeline()
