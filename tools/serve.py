@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from irv2data.errors import EXIT_DONE, UsageError, one_line
+from irv2data.errors import EXIT_DONE, UsageError
 from irv2data.machine import available_cores
+from irv2data.pipeline.service.address import check_reachable, route_to
 
 from .common import add_json, print_json
 from .quiet import load_tensorflow
@@ -40,6 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command until it is stopped, and returns its exit code."""
     if not 0 <= arguments.port < 1 << 16:
         raise UsageError(f"port must be between 0 and 65535, got {arguments.port}")
+    _check_free(arguments.port)
+    if arguments.role == "worker":
+        check_reachable(arguments.dispatcher)
     load_tensorflow()
     start = _dispatcher if arguments.role == "dispatcher" else _worker
     alive, told = start(arguments)
@@ -67,7 +70,7 @@ def _dispatcher(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     if work_dir is not None:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
     config = service.DispatcherConfig(port=arguments.port, work_dir=work_dir, fault_tolerant_mode=work_dir is not None)
-    server = _started(lambda: service.DispatchServer(config), arguments.port)
+    server = service.DispatchServer(config)
     port = int(server.target.rpartition(":")[2])
     return server, {"dispatcher": f"grpc://{socket.gethostname()}:{port}", "work_dir": work_dir}
 
@@ -75,25 +78,24 @@ def _dispatcher(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 def _worker(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from tensorflow.data.experimental import service
 
-    from irv2data.pipeline.service.address import check_reachable, route_to
     from irv2data.pipeline.service.worker import register
 
     functions = register()  # before anything else registers any
-    check_reachable(arguments.dispatcher)
     host = arguments.host or route_to(arguments.dispatcher)
     # TensorFlow fills in the port that it got.
     config = service.WorkerConfig(
         dispatcher_address=arguments.dispatcher, worker_address=f"{host}:%port%", port=arguments.port
     )
-    server = _started(lambda: service.WorkerServer(config), arguments.port)
+    server = service.WorkerServer(config)
     worker = f"{host}:{arguments.port}" if arguments.port else host
     return (server, functions), {"worker": worker, "dispatcher": arguments.dispatcher, "cores": available_cores()}
 
 
-def _started(start: Callable[[], Any], port: int) -> Any:
-    import tensorflow as tf
-
-    try:
-        return start()
-    except tf.errors.OpError as error:
-        raise UsageError(f"port {port}: cannot be used ({one_line(error)}); use another one, or 0 for any") from None
+def _check_free(port: int) -> None:
+    """Raises a `UsageError` where another server listens; gRPC would share the port, and each get half of the calls."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of one that has ended it may be taken over
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UsageError(f"port {port}: cannot be used ({error.strerror}); use another one, or 0 for any") from None

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from irv2data.pipeline.batch import Maker, real_rows
 from irv2data.pipeline.feed import shaped
+from irv2data.pipeline.leaving import call
 from irv2data.pipeline.places import places
 from irv2data.split import Split
 
@@ -111,11 +112,12 @@ class Recovery:
         # In Python, because it is rare: as a graph it would be traced for every pipeline, and triple the time until
         # the first batch.
         @tf.autograph.experimental.do_not_convert  # it would fill the error with lines of its own
-        def call(*values: np.ndarray) -> list[Any]:
-            chunk = self.chunk(dict(zip(plan, map(tf.constant, values), strict=True)))
-            return [chunk[name].numpy() for name in spec]
+        def again(*values: np.ndarray) -> list[Any]:
+            with call():
+                chunk = self.chunk(dict(zip(plan, map(tf.constant, values), strict=True)))
+                return [chunk[name].numpy() for name in spec]
 
-        return shaped(tf.numpy_function(call, list(plan.values()), [each.dtype for each in spec.values()]), spec)
+        return shaped(tf.numpy_function(again, list(plan.values()), [each.dtype for each in spec.values()]), spec)
 
     def chunk(self, plan: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """A chunk that could not be made, row by row.

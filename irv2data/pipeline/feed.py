@@ -10,6 +10,7 @@ import tensorflow as tf
 from irv2data.labels import CLASSES, NUMBER
 from irv2data.pipeline.config import MAX_CHUNK
 from irv2data.pipeline.distribute import Share
+from irv2data.pipeline.leaving import call
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.planned import FILLER, Batches
 
@@ -56,15 +57,16 @@ def planned_chunks(
     """
     specs = chunk_specs(plan, share)
 
-    def planned(call: np.ndarray) -> list[np.ndarray]:
-        epoch, window, skip = (int(number) for number in call)
-        if before is not None:
-            before(epoch, window)
-        arrays = chunked(plan.window(epoch, window)[skip:], share)
+    def planned(which: np.ndarray) -> list[np.ndarray]:
+        epoch, window, skip = (int(number) for number in which)
+        with call():
+            if before is not None:
+                before(epoch, window)
+            arrays = chunked(plan.window(epoch, window)[skip:], share)
         return [arrays[name] for name in specs]
 
     calls = _asked(plan, begins) if callable(begins) else _given(plan, begins)
-    return answered(calls, lambda call, types: tf.numpy_function(planned, [call], types, stateful=False), specs)
+    return answered(calls, lambda which, types: tf.numpy_function(planned, [which], types, stateful=False), specs)
 
 
 def chunk_specs(plan: Plan, share: Share) -> dict[str, tf.TensorSpec]:
@@ -83,12 +85,12 @@ def answered(
 
     Args:
         calls: What is asked for, a tensor each.
-        ask: From a call and the dtypes of `specs` to its tensors; in the graph.
+        ask: From one of them and the dtypes of `specs` to its tensors; in the graph.
         specs: As `chunk_specs`.
     """
 
-    def in_graph(call: tf.Tensor) -> dict[str, tf.Tensor]:
-        return shaped(ask(call, [spec.dtype for spec in specs.values()]), specs)
+    def in_graph(which: tf.Tensor) -> dict[str, tf.Tensor]:
+        return shaped(ask(which, [spec.dtype for spec in specs.values()]), specs)
 
     # The next call is answered while the chunks of this one are decoded.
     return calls.map(in_graph).prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)

@@ -18,6 +18,7 @@ from irv2data.machine import available_memory
 from irv2data.pipeline.batch import Maker
 from irv2data.pipeline.faults import BadRecords, chunk_dataset, reason
 from irv2data.pipeline.feed import answered, chunk_specs, chunked, shaped
+from irv2data.pipeline.leaving import LeavingError, call, close_at_exit
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.service.address import check_reachable
 from irv2data.pipeline.service.in_order import in_order
@@ -27,7 +28,7 @@ from irv2data.pipeline.service.request import TOKENS, Request, Steps, answer_spe
 _LOG = logging.getLogger(__name__)
 
 _PATIENCE = 10.0  # seconds without any batch from any worker
-_HELD = (16, 256)  # batches held back for one that is missing, at least and at most; between them what memory allows
+_HELD = (32, 1024)  # chunks held back for one that is missing: at first, and at most if memory allows
 _POSITION = "position"
 
 
@@ -81,17 +82,29 @@ class Service:
         return tf.data.Dataset.from_generator(self._batches, output_signature=self._spec)
 
     def _batches(self) -> Iterator[Chunk]:
-        received, share = _Receiver(self._from_workers, self._address), self._share
+        received = _Receiver(self._from_workers, self._address)
+        close_at_exit(received)
+        share = self._share
+        total = len(self._steps) * share.replicas * share.chunks
+        chunks = in_order(received, total, self._made_here, most=_HELD[0], limit=self._most_held())
         try:
-            total = len(self._steps) * share.replicas * share.chunks
-            chunks = in_order(received, total, self._made_here, self._most_held())
-            while parts := list(itertools.islice(chunks, share.chunks)):
-                for planned, chunk in parts:
-                    for record in np.setdiff1d(planned, chunk["record"]).tolist():
-                        self._bad.add(record, ValueError("a worker's log says why"))
-                yield join([chunk for _, chunk in parts], share.size)
+            while True:
+                with call():
+                    batch = self._joined(list(itertools.islice(chunks, share.chunks)))
+                if batch is None:
+                    return
+                yield batch
+        except (_ClosedError, LeavingError):
+            return
         finally:
             received.close()
+
+    def _joined(self, parts: list[tuple[np.ndarray, Chunk]]) -> Chunk | None:
+        """The batch of some chunks, each with the records planned for it; None of none."""
+        for planned, chunk in parts:
+            for record in np.setdiff1d(planned, chunk["record"]).tolist():
+                self._bad.add(record, ValueError("a worker's log says why"))
+        return join([chunk for _, chunk in parts], self._share.size) if parts else None
 
     def _made_here(self, position: int) -> tuple[np.ndarray, Chunk]:
         """The chunk at a position, and the records planned for it."""
@@ -159,6 +172,10 @@ class _Elsewhere:
         return shaped(tf.raw_ops.PyFuncStateless(input=values, token=TOKENS[1], Tout=types), spec)
 
 
+class _ClosedError(Exception):
+    """Nobody wants any more elements."""
+
+
 class _Receiver:
     """Takes elements from the service in a thread of its own, so that nobody has to wait for one that is lost.
 
@@ -169,9 +186,9 @@ class _Receiver:
 
     def __init__(self, dataset: tf.data.Dataset, address: str):
         self._address = address
-        self._queue: queue.Queue[Any] = queue.Queue(1)
-        self._closed = threading.Event()
-        self._quiet = self._ended = False
+        self._queue: queue.Queue[Any] = queue.Queue(2)  # one that came, and that there will be no more
+        self._room = threading.Semaphore(1)
+        self._closed = self._quiet = self._ended = False
         # Within TensorFlow it waits for workers, for ever if there are none, and cannot be woken.
         threading.Thread(target=self._receive, args=(dataset,), daemon=True).start()
 
@@ -180,6 +197,7 @@ class _Receiver:
 
         Raises:
             ValueError: A worker could not make one. (TensorFlow makes an InvalidArgumentError of it.)
+            _ClosedError: It is closed.
         """
         if self._ended:
             return None
@@ -191,6 +209,9 @@ class _Receiver:
                 _LOG.warning("%s: no worker gave a batch for %.0f s; they are made here", self._address, _PATIENCE)
             self._quiet = True
             return None
+        if self._closed:
+            raise _ClosedError
+        self._room.release()
         if isinstance(came, tf.errors.OpError):
             raise ValueError(_told(self._address, came)) from None
         if self._quiet:
@@ -199,22 +220,28 @@ class _Receiver:
         return None if came is None else came
 
     def close(self) -> None:
-        """Lets the thread end when it next gets an element."""
-        self._closed.set()
-        while not self._queue.empty():
-            self._queue.get_nowait()
+        """Ends the waiting for elements; the thread ends when it next gets one."""
+        self._closed = True
+        self._room.release()
+        self._queue.put(None)
 
     def _receive(self, dataset: tf.data.Dataset) -> None:
         try:
             for position, planned, batch in dataset:
-                if self._closed.is_set():
-                    return
                 # Views of TensorFlow's memory, not copies.
                 arrays = {name: np.asarray(value) for name, value in batch.items()}
-                self._queue.put((int(position), (np.asarray(planned), arrays)))
-            self._queue.put(None)
+                if not self._put((int(position), (np.asarray(planned), arrays))):
+                    return
+            self._put(None)
         except tf.errors.OpError as error:
-            self._queue.put(error)
+            self._put(error)
+
+    def _put(self, came: Any) -> bool:
+        """Hands something on as soon as the one before it is taken; whether anybody takes it."""
+        self._room.acquire()
+        if not self._closed:
+            self._queue.put(came)
+        return not self._closed
 
 
 def _told(address: str, error: tf.errors.OpError) -> str:
