@@ -44,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.role == "worker":
         check_reachable(arguments.dispatcher)
     load_tensorflow()
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # of a machine that trains, too: it is the job's
     start = _dispatcher if arguments.role == "dispatcher" else _worker
     alive, told = start(arguments)
     if arguments.json:

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 from irv2data import Augment, Dataset, Pipeline
-from irv2data.pipeline.service import client
+from irv2data.pipeline.service import client, receiver
 from tests.pipeline.servers import COMMAND, Servers
 from tests.pipeline.test_cache import damage
 
@@ -221,7 +221,7 @@ def test_the_dispatcher_is_killed_and_restarted_in_mid_epoch(own, dataset, made_
 
 
 def test_a_worker_comes_late(own, dataset, made_here, monkeypatch, caplog):
-    monkeypatch.setattr(client, "_PATIENCE", 0.5)
+    monkeypatch.setattr(receiver, "PATIENCE", 0.5)
     own.start_dispatcher()
     with caplog.at_level(logging.WARNING, logger="irv2data"):
         steps_beside(dataset, own.address, 15, own.start_worker)
@@ -233,7 +233,7 @@ def test_a_worker_comes_late(own, dataset, made_here, monkeypatch, caplog):
 
 
 def test_all_workers_are_gone(own, dataset, made_here, monkeypatch):
-    monkeypatch.setattr(client, "_PATIENCE", 0.5)
+    monkeypatch.setattr(receiver, "PATIENCE", 0.5)
     own.start_dispatcher()
     own.start_worker()
     steps_beside(dataset, own.address, 15, own.kill_worker)
@@ -242,7 +242,8 @@ def test_all_workers_are_gone(own, dataset, made_here, monkeypatch):
 
 TAKE_SOME = """
 import sys, irv2data
-batches = iter(irv2data.Pipeline(sys.argv[1], service=sys.argv[2], image_size=(64, 64), batch_size=8).batches(epochs=50))
+pipeline = irv2data.Pipeline(sys.argv[1], service=sys.argv[2], image_size=(64, 64), batch_size=8)
+batches = iter(pipeline.batches(epochs=50))
 next(batches)
 print("taken")
 """

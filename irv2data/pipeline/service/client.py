@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import queue
-import re
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from irv2data.machine import available_memory
+from irv2data.machine import available_cores, available_memory
 from irv2data.pipeline.batch import Maker
-from irv2data.pipeline.faults import BadRecords, chunk_dataset, reason
+from irv2data.pipeline.faults import BadRecords, chunk_dataset
 from irv2data.pipeline.feed import answered, chunk_specs, chunked, shaped
 from irv2data.pipeline.leaving import LeavingError, call, close_at_exit
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.service.address import check_reachable
 from irv2data.pipeline.service.in_order import in_order
-from irv2data.pipeline.service.parts import PIXELS, SHAPE, Chunk, join
+from irv2data.pipeline.service.parts import PIXELS, SHAPE, Chunk, join, pack
+from irv2data.pipeline.service.receiver import ClosedError, Receiver
 from irv2data.pipeline.service.request import TOKENS, Request, Steps, answer_specs
 
-_LOG = logging.getLogger(__name__)
-
-_PATIENCE = 10.0  # seconds without any batch from any worker
 _HELD = (32, 1024)  # chunks held back for one that is missing: at first, and at most if memory allows
+_JOINING = 8  # batches that are put together at once
 _POSITION = "position"
 
 
@@ -59,7 +53,10 @@ class Service:
         check_reachable(address)
         self._address, self._plan, self._maker, self._bad = address, plan, maker, bad
         self._share, self._steps = request.share, Steps(plan, request.begins)
-        there = _made_there(tf.constant(request.encode()), len(self._steps), plan, replace(maker, packed=True))
+        packing = replace(maker, packed=True)
+        self._packs = packing.packs
+        there = _made_there(tf.constant(request.encode()), len(self._steps), plan, packing)
+        self._chunk = there.element_spec[2]
         self._from_workers = there.apply(
             # Each step goes to the worker that asks first. Pixels do not get smaller by compression.
             tf.data.experimental.service.distribute(
@@ -75,14 +72,17 @@ class Service:
             input_signature=[specs],
             autograph=False,
         )
-        self._spec = self._batch_spec(there.element_spec[2])
+        self._spec = self._batch_spec()
 
     def dataset(self) -> tf.data.Dataset:
         """Batches of replicas, as the pipeline has them without a service."""
-        return tf.data.Dataset.from_generator(self._batches, output_signature=self._spec)
+        parts = tf.data.Dataset.from_generator(self._parts, output_signature=(self._chunk,) * self._share.chunks)
+        # Several at once: to put pixels into a canvas takes a core for a millisecond or two, most of it for new memory.
+        return parts.map(self._batch, num_parallel_calls=min(_JOINING, available_cores()), deterministic=True)
 
-    def _batches(self) -> Iterator[Chunk]:
-        received = _Receiver(self._from_workers, self._address)
+    def _parts(self) -> Iterator[tuple[Chunk, ...]]:
+        """The chunks of each batch."""
+        received = Receiver(self._from_workers, self._address)
         close_at_exit(received)
         share = self._share
         total = len(self._steps) * share.replicas * share.chunks
@@ -90,21 +90,34 @@ class Service:
         try:
             while True:
                 with call():
-                    batch = self._joined(list(itertools.islice(chunks, share.chunks)))
-                if batch is None:
+                    parts = tuple(itertools.islice(self._noted(chunks), share.chunks))
+                if not parts:
                     return
-                yield batch
-        except (_ClosedError, LeavingError):
+                yield parts
+        except (ClosedError, LeavingError):
             return
         finally:
             received.close()
 
-    def _joined(self, parts: list[tuple[np.ndarray, Chunk]]) -> Chunk | None:
-        """The batch of some chunks, each with the records planned for it; None of none."""
-        for planned, chunk in parts:
+    def _noted(self, chunks: Iterator[tuple[np.ndarray, Chunk]]) -> Iterator[Chunk]:
+        """Chunks of which each comes with the records planned for it; those that a worker left out are noted."""
+        for planned, chunk in chunks:
             for record in np.setdiff1d(planned, chunk["record"]).tolist():
                 self._bad.add(record, ValueError("a worker's log says why"))
-        return join([chunk for _, chunk in parts], self._share.size) if parts else None
+            yield chunk
+
+    def _batch(self, *chunks: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        names, spec = sorted(self._chunk), self._spec
+
+        def joined(*values: np.ndarray) -> list[np.ndarray]:
+            with call():
+                each = [dict(zip(names, part, strict=True)) for part in zip(*[iter(values)] * len(names), strict=True)]
+                batch = join(each, self._share.size)
+                return [batch[name] for name in spec]
+
+        values = [chunk[name] for chunk in chunks for name in names]
+        types = [each.dtype for each in spec.values()]
+        return shaped(tf.numpy_function(joined, values, types, stateful=False), spec)
 
     def _made_here(self, position: int) -> tuple[np.ndarray, Chunk]:
         """The chunk at a position, and the records planned for it."""
@@ -114,16 +127,17 @@ class Service:
         planned = chunked(self._plan.window(epoch, window)[place : place + 1], self._share)
         chunk = self._make({name: array[part : part + 1] for name, array in planned.items()})
         arrays = {name: np.asarray(value) for name, value in chunk.items()}
+        arrays = pack(arrays) if self._packs else arrays
         return arrays["record"], arrays  # damaged ones are noted already
 
-    def _batch_spec(self, chunk: dict[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+    def _batch_spec(self) -> dict[str, tf.TensorSpec]:
         rows = None if self._maker.varies else self._share.size
 
         def of(name: str, spec: tf.TensorSpec) -> tf.TensorSpec:
             shape = (None, None, 3) if name in PIXELS and spec.shape.rank == 1 else spec.shape[1:]
             return tf.TensorSpec((rows, *shape), spec.dtype)
 
-        return {name: of(name, spec) for name, spec in chunk.items() if name not in (SHAPE, "rows")}
+        return {name: of(name, spec) for name, spec in self._chunk.items() if name not in (SHAPE, "rows")}
 
     def _most_held(self) -> int:
         pixels = max(height * width for height, width in self._plan.shapes)
@@ -170,81 +184,3 @@ class _Elsewhere:
         values = [self._request, *(plan[name] for name in sorted(plan))]
         types = [each.dtype for each in spec.values()]
         return shaped(tf.raw_ops.PyFuncStateless(input=values, token=TOKENS[1], Tout=types), spec)
-
-
-class _ClosedError(Exception):
-    """Nobody wants any more elements."""
-
-
-class _Receiver:
-    """Takes elements from the service in a thread of its own, so that nobody has to wait for one that is lost.
-
-    Args:
-        dataset: Of (position, planned, batch).
-        address: Of the dispatcher.
-    """
-
-    def __init__(self, dataset: tf.data.Dataset, address: str):
-        self._address = address
-        self._queue: queue.Queue[Any] = queue.Queue(2)  # one that came, and that there will be no more
-        self._room = threading.Semaphore(1)
-        self._closed = self._quiet = self._ended = False
-        # Within TensorFlow it waits for workers, for ever if there are none, and cannot be woken.
-        threading.Thread(target=self._receive, args=(dataset,), daemon=True).start()
-
-    def __call__(self) -> tuple[int, tuple[np.ndarray, Chunk]] | None:
-        """The next element; None where nothing came for some seconds, or will.
-
-        Raises:
-            ValueError: A worker could not make one. (TensorFlow makes an InvalidArgumentError of it.)
-            _ClosedError: It is closed.
-        """
-        if self._ended:
-            return None
-        try:
-            # Once nothing has come for so long, whatever comes is taken, but nothing is waited for.
-            came = self._queue.get(timeout=0 if self._quiet else _PATIENCE)
-        except queue.Empty:
-            if not self._quiet:
-                _LOG.warning("%s: no worker gave a batch for %.0f s; they are made here", self._address, _PATIENCE)
-            self._quiet = True
-            return None
-        if self._closed:
-            raise _ClosedError
-        self._room.release()
-        if isinstance(came, tf.errors.OpError):
-            raise ValueError(_told(self._address, came)) from None
-        if self._quiet:
-            _LOG.warning("%s: workers give batches again", self._address)
-        self._quiet, self._ended = False, came is None
-        return None if came is None else came
-
-    def close(self) -> None:
-        """Ends the waiting for elements; the thread ends when it next gets one."""
-        self._closed = True
-        self._room.release()
-        self._queue.put(None)
-
-    def _receive(self, dataset: tf.data.Dataset) -> None:
-        try:
-            for position, planned, batch in dataset:
-                # Views of TensorFlow's memory, not copies.
-                arrays = {name: np.asarray(value) for name, value in batch.items()}
-                if not self._put((int(position), (np.asarray(planned), arrays))):
-                    return
-            self._put(None)
-        except tf.errors.OpError as error:
-            self._put(error)
-
-    def _put(self, came: Any) -> bool:
-        """Hands something on as soon as the one before it is taken; whether anybody takes it."""
-        self._room.acquire()
-        if not self._closed:
-            self._queue.put(came)
-        return not self._closed
-
-
-def _told(address: str, error: tf.errors.OpError) -> str:
-    """What a worker said, without what TensorFlow says around it."""
-    found = re.search(r"ValueError: (.*?)\n", str(error))
-    return f"{address}: {found.group(1) if found else reason(error)}"

@@ -35,32 +35,30 @@ def pack(chunk: Chunk) -> Chunk:
 
 
 def join(chunks: list[Chunk], most: int) -> Chunk:
-    """The rows of some chunks, packed or not, as one batch, without the filler that made chunks equally long.
+    """The rows of some chunks as one batch, without the filler that made chunks equally long.
 
     Args:
-        chunks: Of one canvas shape. Where batches differ in size, and have several chunks, each has `rows`, those of
-            the batch.
+        chunks: Packed, all of one canvas shape; or with pixels of one size, which packing leaves alone. Where batches
+            differ in size, and have several chunks, each has `rows`, those of the batch.
         most: Rows of the largest batch.
 
     Raises:
         ValueError: Pixels are missing.
     """
-    name = pixels_of(chunks[0])
     rows = int(chunks[0].get("rows", min(most, sum(len(chunk["record"]) for chunk in chunks))))
-    if len(chunks) == 1 and SHAPE not in chunks[0]:
-        return {key: value[:rows] for key, value in chunks[0].items()}
-    first = chunks[0][name]
-    shape = (*chunks[0][SHAPE].tolist(), 3) if SHAPE in chunks[0] else first.shape[1:]
-    batch, at = zeros((rows, *shape), first.dtype), 0
-    for chunk in chunks:
-        _unpack(chunk, name, batch[at:])
-        at += len(chunk["record"])
-    rest = {
-        key: np.concatenate([chunk[key] for chunk in chunks])[:rows]
+    name = pixels_of(chunks[0]) if SHAPE in chunks[0] else ""
+    batch = {
+        key: np.concatenate([chunk[key] for chunk in chunks])[:rows] if len(chunks) > 1 else chunks[0][key][:rows]
         for key in chunks[0]
         if key not in (name, SHAPE, "rows")
     }
-    return {name: batch, **rest}
+    if name:
+        canvas, at = zeros((rows, *chunks[0][SHAPE].tolist(), 3), chunks[0][name].dtype), 0
+        for chunk in chunks:
+            _unpack(chunk, name, canvas[at:])
+            at += len(chunk["record"])
+        batch[name] = canvas
+    return batch
 
 
 def pixels_of(chunk: Chunk) -> str:
@@ -84,9 +82,6 @@ def _images(chunk: Chunk) -> list[tuple[int, int, int]]:
 
 def _unpack(chunk: Chunk, name: str, into: np.ndarray) -> None:
     pixels = chunk[name]
-    if SHAPE not in chunk:
-        into[: len(pixels)] = pixels[: len(into)]
-        return
     start = 0
     for row, height, width in _images(chunk):
         end = start + height * width * 3
