@@ -13,7 +13,7 @@ PYTEST = python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 # The lock covers every Python pyproject.toml allows, whichever Python runs this.
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --custom-compile-command "make lock"
 
-.PHONY: bench-loaders help venv demo test lint test-oldest test-beam bench bench-convert lock clean
+.PHONY: bench-loaders help venv demo test lint test-oldest test-beam test-io bench bench-convert lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -49,6 +49,12 @@ test-beam: ## the tests of the engine `beam`, in an environment of its own with 
 	@"$(PYTHON)" scripts/bootstrap.py --venv .venv-beam --constraints requirements/constraints-beam.txt \
 	    --extras dev,beam
 	.venv-beam/bin/python -m pytest $(PYTEST_ARGS) tests/convert/test_beam.py
+
+# An environment of its own: tensorflow-io 0.37.1 works with TensorFlow 2.16 alone.
+test-io: export TF_CPP_MIN_LOG_LEVEL := 2
+test-io: ## the tests of the extra `io`, in an environment of its own with tensorflow-io (Python 3.10 to 3.12)
+	@"$(PYTHON)" scripts/bootstrap.py --venv .venv-io --constraints requirements/constraints-io.txt --extras dev,io
+	.venv-io/bin/python -m pytest $(PYTEST_ARGS) tests/io tests/pipeline/test_others.py tests/pipeline/test_direct.py
 
 bench: export TF_CPP_MIN_LOG_LEVEL := 2
 bench: venv ## benchmarks

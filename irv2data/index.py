@@ -14,9 +14,12 @@ import numpy as np
 from irv2data.labels import CLASS, CLASSES, NUMBER, Label
 from irv2data.packed import Packed
 
-# How an image is stored, in column `format`: the decoder and its speed depend on it.
+# How an image is stored, in column `format`: the decoder and its speed depend on it. What comes before PNG is JPEG.
 BASELINE, PROGRESSIVE, PNG = 0, 1, 2
-FORMAT_NAMES = ("baseline", "progressive", "png")
+# Never converted to, only adopted as others wrote them; a manifest that has them says so (`Contents.formats`).
+WEBP, WEBP_ALPHA, AVIF = 3, 4, 5
+FORMAT_NAMES = ("baseline", "progressive", "png", "webp", "webp_alpha", "avif")
+OTHERS = FORMAT_NAMES[PNG + 1 :]
 
 # `offset` and `length` are in bytes and span the record with its TFRecord framing. Height and width are in pixels.
 PLACE_COLUMNS: dict[str, np.dtype[Any]] = {

@@ -43,6 +43,7 @@ REJECTS = "rejects.jsonl"
 DUPLICATES = "duplicates.jsonl"
 QUARANTINE = "quarantine"
 VERSION = 2
+OTHERS_VERSION = 3  # with other formats than JPEG and PNG, which whoever reads only 2 would take for JPEG
 _SEAL = "sha256"
 
 
@@ -62,10 +63,12 @@ class Dataset:
         cache_dir: Folder on a local disk for what is fetched of a remote dataset. None for `IRV2DATA_CACHE`, else for
             `irv2data/remote` in the user's cache folder.
         cache_mib: What all shards in it may take, in MiB. None for `IRV2DATA_CACHE_MIB`, else for no bound.
+        direct: TensorFlow reads the shards of a remote dataset where they are, and none is kept here (`docs/io.md`).
 
     Attributes:
         folder: The folder as a `pathlib.Path`; of a remote one, where manifest, index and links to shards lie here.
-        cache: Where the shards of a remote dataset are kept; None where they lie in the folder.
+        cache: Where the shards of a remote dataset are kept; None where they lie in the folder, and with `direct`.
+        direct: As given.
         contents: What all records have in common: classes, what a label is, further columns.
         classes: Class names.
         splits: Split name to `Split`.
@@ -75,7 +78,7 @@ class Dataset:
     Raises:
         DatasetError: No such folder, no dataset, a version this release cannot read, or a shard that is missing or
             has another size than the manifest says. Or something remote cannot be fetched or is not what it was.
-        UsageError: `cache_mib` is out of range.
+        UsageError: `cache_mib` is out of range, or `direct` does not go with the folder or with `cache_mib`.
     """
 
     def __init__(
@@ -85,17 +88,22 @@ class Dataset:
         check_sizes: bool = True,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_mib: int | None = None,
+        direct: bool = False,
     ):
-        self.cache: ShardCache | None = None
+        self.direct = direct
+        if direct:
+            _check_direct(os.fspath(folder), cache_mib)
+        cache: ShardCache | None = None
         if storage.is_remote(os.fspath(folder)):
             if not check_sizes:
                 raise DatasetError(f"{folder}: is remote; copy it to this machine to look for damage or to repair it")
-            self.cache = view.open_cache(os.fspath(folder), cache_dir, cache_mib)
-            sealed = _fetch_manifest(self.cache.uri)
-            self.folder, text = view.view_folder(self.cache, sealed), sealed.decode()
+            cache = view.open_cache(os.fspath(folder), cache_dir, cache_mib)
+            sealed = _fetch_manifest(cache.uri)
+            self.folder, text = view.view_folder(cache, sealed), sealed.decode()
         else:
             self.folder = Path(folder)
             text = _read_manifest(self.folder)
+        self.cache = None if direct else cache
         manifest = _parse_manifest(text, self.folder / MANIFEST)
         try:
             self.contents = Contents(
@@ -106,6 +114,7 @@ class Dataset:
                 label_key=manifest["label_key"],
                 adopted=manifest["adopted"],
                 index_folder=_plain(manifest["index_folder"]),
+                formats=tuple(manifest.get("formats", ())),
             )
             self.source: dict[str, Any] = manifest["source"]
             self.appended: int = manifest["appended"]
@@ -117,6 +126,7 @@ class Dataset:
                     index=split["index"],
                     contents=self.contents,
                     fetch=None if self.cache is None else self.cache.fetch,
+                    uri=cache.uri if cache is not None and direct else None,
                 )
                 for name, split in manifest["splits"].items()
             }
@@ -125,13 +135,14 @@ class Dataset:
                 if {key: manifest["splits"][name][key] for key in counted} != counted:
                     raise KeyError(f"{name} does not add up")
             unknown = {self.contents.labels} - set(KINDS) | set(self.contents.columns.values()) - set(index.TYPES)
+            unknown |= set(self.contents.formats) - set(index.OTHERS)
             if unknown:
                 raise KeyError(unknown.pop())
         except (KeyError, TypeError, AttributeError) as error:
             raise _not_ours(self.folder / MANIFEST, error) from error
-        if self.cache is not None:
-            view.make_view(self.cache, self.folder, self.splits.values(), {MANIFEST: sealed})
-        for split in self.splits.values() if check_sizes and self.cache is None else ():
+        if cache is not None:
+            view.make_view(cache, self.folder, self.splits.values(), {MANIFEST: sealed})
+        for split in self.splits.values() if check_sizes and cache is None else ():
             for shard, path in zip(split.shards, split.paths, strict=True):
                 _check_size(path, shard.bytes)
 
@@ -188,7 +199,7 @@ def manifest_text(
     """
     content = {
         "format": "irv2data",
-        "version": VERSION,
+        "version": OTHERS_VERSION if contents.formats else VERSION,
         "classes": list(contents.classes),
         "classes_sha256": classes_sha256(contents.classes),
         "labels": contents.labels,
@@ -197,6 +208,7 @@ def manifest_text(
         "label_key": contents.label_key,
         "adopted": contents.adopted,
         "index_folder": contents.index_folder,
+        **({"formats": list(contents.formats)} if contents.formats else {}),
         "appended": appended,
         "splits": {
             name: {
@@ -234,6 +246,13 @@ def _plain(name: str) -> str:
     return name
 
 
+def _check_direct(folder: str, cache_mib: int | None) -> None:
+    if not storage.is_remote(folder):
+        raise UsageError(f"direct: {folder} is a local folder, whose shards are read directly anyway; leave direct out")
+    if cache_mib is not None:
+        raise UsageError(f"direct: no shard of {folder} is kept here for cache_mib to bound; leave one of them out")
+
+
 def _fetch_manifest(uri: str) -> bytes:
     path = storage.join(uri, MANIFEST)
     text = f"{path}: not a manifest of irv2data, or changed since it was written; convert the dataset again"
@@ -256,18 +275,20 @@ def _read_manifest(folder: Path) -> str:
 
 
 def _parse_manifest(text: str, path: Path) -> dict[str, Any]:
+    readable = (VERSION, OTHERS_VERSION)
     try:
         manifest = json.loads(text)
         if manifest["format"] != "irv2data":
             raise KeyError("format")
         version = manifest["version"]
         # Checked here, before anything relies on the classes.
-        if version == VERSION and classes_sha256(manifest["classes"]) != manifest["classes_sha256"]:
+        if version in readable and classes_sha256(manifest["classes"]) != manifest["classes_sha256"]:
             raise DatasetError(f"{path}: the class list was changed by hand (its digest differs); convert again")
     except (ValueError, KeyError, TypeError) as error:
         raise _not_ours(path, error) from error
-    if version != VERSION:
-        raise DatasetError(f"{path}: written in format version {version}, this release reads {VERSION}; convert again")
+    if version not in readable:
+        reads = " and ".join(map(str, readable))
+        raise DatasetError(f"{path}: written in format version {version}, this release reads {reads}; convert again")
     return dict(manifest)
 
 

@@ -67,6 +67,7 @@ def select(dataset: Dataset, split: str, rows: np.ndarray) -> Dataset:
             index=digests,
             contents=whole.contents,
             fetch=whole.fetch,
+            uri=whole.uri,
             whole=whole,
             rows=rows,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from irv2data import index, schema
+from irv2data import index, schema, storage
 from irv2data.errors import DatasetError, RecordError, UsageError, one_line
 from irv2data.labels import CLASS
 from irv2data.packed import Packed
@@ -19,6 +20,7 @@ from irv2data.tfrecord import read_frames
 INDEX = "index"
 
 _REPAIR = "`irv2data verify --repair` makes a new one"
+_SECONDS = 120  # that one record of a remote shard may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Contents:
         label_key: Key of the label in a record.
         adopted: The shards were written by others: records may lie apart, and carry other keys than ours.
         index_folder: Name of the folder that holds the index.
+        formats: Of `irv2data.index.OTHERS`, those that images are stored in beside JPEG and PNG; in their order.
     """
 
     classes: tuple[str, ...] = ()
@@ -52,6 +55,7 @@ class Contents:
     label_key: str = schema.LABEL
     adopted: bool = False
     index_folder: str = INDEX
+    formats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,8 @@ class Split:
         shards: The split's files in order; column `shard` of the index counts them from 0.
         index: Name of each array of the index to the hexadecimal SHA-256 of its `.npy` file.
         contents: What all records of the dataset have in common.
-        fetch: Brings shards here, where the dataset is remote; None where they lie in the folder.
+        fetch: Brings shards here, where the dataset is remote; None where they lie in the folder, and with `uri`.
+        uri: The remote dataset's folder, where shards are read directly; None where they are, or are brought, here.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Split:
     index: Mapping[str, str]
     contents: Contents
     fetch: Callable[[Sequence[Shard]], None] | None = None
+    uri: str | None = None
 
     @cached_property  # the plan asks for it in every window
     def num_records(self) -> int:
@@ -86,8 +92,8 @@ class Split:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Path of every shard, in order."""
-        return tuple(str(self.folder / shard.file) for shard in self.shards)
+        """Path of every shard, in order; or its URI, where the dataset was opened with `direct`."""
+        return tuple(storage.join(self.uri or str(self.folder), shard.file) for shard in self.shards)
 
     @property
     def arrays(self) -> dict[str, tuple[np.dtype[Any], bool]]:
@@ -186,14 +192,26 @@ class Split:
         if self.fetch is not None:
             self.fetch([shard for shard in self.shards if shard.file == file])
         try:
-            with open(self.folder / file, "rb") as stream:
-                stream.seek(offset)
-                _, payload = next(read_frames(stream, file), (0, b""))
+            framed = self._framed(file, offset, int(self.array("length")[row]))
+            _, payload = next(read_frames(io.BytesIO(framed), file), (0, b""))
             return schema.decode(payload, self.contents.labels, self.contents.columns)
         except RecordError as error:
             raise RecordError(error.reason, shard=file, record=number) from error
         except (OSError, ValueError) as error:
             raise RecordError(one_line(error), shard=file, record=number) from error
+
+    def _framed(self, file: str, offset: int, length: int) -> bytes:
+        """The bytes of one record with its framing; fewer where the shard ends before."""
+        if self.uri is None:
+            with open(self.folder / file, "rb") as stream:
+                stream.seek(offset)
+                return stream.read(length)
+        stop = offset + length
+        try:
+            data = storage.read_range(storage.join(self.uri, file), offset, stop, seconds=_SECONDS)
+        except Exception as error:  # each store's library has its own
+            raise OSError(one_line(error)) from error
+        return data if len(data) <= length else data[offset:stop]  # some servers know no ranges
 
 
 def array_path(folder: Path, split: str, array: str, index_folder: str = INDEX) -> Path:

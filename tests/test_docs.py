@@ -40,8 +40,9 @@ def test_index_columns():
     assert {name for row in table for name in names(row[0])} == {
         *index.PLACE_COLUMNS, "label", "content", "filename", "filename_end", "columnN"
     }  # fmt: skip
-    assert dict(manifest_format(table)) == dict(enumerate(["baseline JPEG", "progressive JPEG", "PNG"]))
-    assert manifest.FORMAT_NAMES == ("baseline", "progressive", "png")
+    texts = ["baseline JPEG", "progressive JPEG", "PNG", "WebP", "WebP with alpha", "AVIF"]
+    assert dict(manifest_format(table)) == dict(enumerate(texts))
+    assert manifest.FORMAT_NAMES == ("baseline", "progressive", "png", "webp", "webp_alpha", "avif")
 
 
 def manifest_format(table: list[list[str]]) -> list[tuple[int, str]]:

@@ -154,7 +154,7 @@ SHARD = "train-00001-of-00002.tfrecord"
         (write("dataset.json", b'{"format": "irv'), "dataset.json", "not a manifest of irv2data (JSONDecodeError("),
         (write("dataset.json", b"\xff\xfe"), "dataset.json", "cannot be read ("),
         (put(format="coco"), "dataset.json", "not a manifest of irv2data (KeyError('format'))"),
-        (put(version=1), "dataset.json", "written in format version 1, this release reads 2; convert again"),
+        (put(version=1), "dataset.json", "written in format version 1, this release reads 2 and 3; convert again"),
         (put(classes=["ant", "cow", "bee"]), "dataset.json", "the class list was changed by hand"),
         (drop("classes_sha256"), "dataset.json", "not a manifest of irv2data (KeyError('classes_sha256'))"),
         (drop("splits"), "dataset.json", "not a manifest of irv2data (KeyError('splits'))"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from irv2data.convert.transcode import DONE
 from irv2data.errors import EXIT_DONE
-from irv2data.index import CONTENT, LABEL
+from irv2data.index import CONTENT, LABEL, OTHERS
 from irv2data.labels import CLASS, CLASSES, NONE, NUMBER
 from irv2data.manifest import FORMAT_NAMES, Dataset, Split
 
@@ -64,7 +64,11 @@ def describe(split: Split, classes: int) -> dict[str, Any]:
         "records": split.num_records,
         "shards": len(split.shards),
         "bytes": split.num_bytes,
-        "formats": dict(zip(FORMAT_NAMES, formats.tolist(), strict=True)),
+        "formats": {
+            name: number
+            for name, number in zip(FORMAT_NAMES, formats.tolist(), strict=True)
+            if number or name not in OTHERS
+        },
         "labels": counts,
         "numbers": _range(labels) if kind == NUMBER else None,
         "height": _range(split.array("height")),
@@ -113,14 +117,15 @@ def _text(dataset: Dataset, splits: dict[str, dict[str, Any]]) -> str:
     def pixels(size: dict[str, float] | None) -> str:
         return "" if size is None else f"{size['least']}-{size['median']}-{size['most']}"
 
-    head = ("split", "records", "shards", "size", *FORMAT_NAMES, "height", "width")
+    formats = [name for name in FORMAT_NAMES if any(name in s["formats"] for s in splits.values())]
+    head = ("split", "records", "shards", "size", *formats, "height", "width")
     rows = [
         (
             name,
             f"{s['records']:,}",
             f"{s['shards']:,}",
             mib(s["bytes"]),
-            *(f"{s['formats'][kind]:,}" for kind in FORMAT_NAMES),
+            *(f"{s['formats'].get(kind, 0):,}" for kind in formats),
             pixels(s["height"]),
             pixels(s["width"]),
         )

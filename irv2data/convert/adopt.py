@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from irv2data import index, manifest, schema, storage
-from irv2data.convert import foreign, jpeg, pixels
+from irv2data.convert import foreign
 from irv2data.convert.config import AUTO, SPLIT_NAME
 from irv2data.convert.engines import run_local
 from irv2data.convert.folder import commit, is_dataset, write_index
 from irv2data.convert.lock import WORK, locked
-from irv2data.convert.records import check_image
+from irv2data.convert.records import check_image, is_turned
 from irv2data.convert.rejects import by_code, reject_line
 from irv2data.convert.sniff import SIGNATURE_BYTES, sniff
 from irv2data.convert.writer import Marker, save_result
@@ -207,6 +207,7 @@ class _Scanned:
     texts: dict[int, str]
     most: int
     turned: int
+    formats: frozenset[int]
 
 
 def _scan(
@@ -254,7 +255,7 @@ def scan_shard(task: _Task, marker: Marker) -> _Scanned:
                         raise ValueError("its decoder took its process down, twice")
                     found = schema.features(payload)
                     picked = foreign.pick(found, contents.labels, contents.encoded_key, contents.label_key)
-                    _, code, height, width = check_image(picked.encoded)
+                    _, code, height, width = check_image(picked.encoded, others=True)
                 except (ValueError, MemoryError) as error:
                     rejects.append((record, "corrupt", one_line(error)))
                     continue
@@ -267,8 +268,7 @@ def scan_shard(task: _Task, marker: Marker) -> _Scanned:
                 named = found.get(schema.TEXT, [])
                 if contents.labels == CLASS and len(named) == 1 and isinstance(named[0], bytes):
                     texts[int(picked.label)] = named[0].decode("utf-8", "surrogateescape")  # type: ignore[arg-type]
-                if code != index.PNG and pixels.turn_of(jpeg.parse(picked.encoded).exif) is not None:
-                    turned += 1
+                turned += is_turned(picked.encoded, code)
     except OSError as error:
         raise SourceError(f"{task.path}: cannot be read ({error.strerror})") from error
     arrays = rows.arrays()
@@ -281,6 +281,7 @@ def scan_shard(task: _Task, marker: Marker) -> _Scanned:
         rejects=rejects,
         texts=texts,
         turned=turned,
+        formats=frozenset(arrays["format"].tolist()),
         most=int(arrays[index.LABEL].max()) if labelled else -1,
     )
 
@@ -302,6 +303,9 @@ def _commit(
         if len(names) <= most:
             raise UsageError(f"labels go up to {most}, but there are {len(names)} class names")
         contents = replace(contents, classes=tuple(names))
+    codes = frozenset[int]().union(*(result.formats for result in results))
+    others = tuple(name for name in index.OTHERS if index.FORMAT_NAMES.index(name) in codes)
+    contents = replace(contents, formats=others)
     if not any(result.shard.records for result in results):
         reason = results[0].rejects[0][2] if results[0].rejects else "they are empty"
         raise SourceError(f"{paths[0]}: no record holds an image that can be used ({reason})")

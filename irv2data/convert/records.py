@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from irv2data import index, schema
-from irv2data.convert import jpeg, png
+from irv2data.convert import formats, jpeg, pixels, png
 from irv2data.convert.foreign import read_foreign
 from irv2data.convert.rejects import RejectError
 from irv2data.convert.sniff import SIGNATURE_BYTES, sniff
 from irv2data.errors import one_line
 from irv2data.labels import CLASS, CLASSES, NONE, Label
 from irv2data.manifest import Contents
+
+# The box that describes an AV1 image: marker and version, profile and level, flags (AV1-ISOBMFF section 2.3.3).
+_AV1_CONFIGURATION = re.compile(rb"av1C\x81.(.)", re.DOTALL)
+_HIGH_BIT_DEPTH = 0x40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ def check_record(payload: bytes, contents: Contents) -> Checked:
         if contents.adopted
         else schema.decode(payload, contents.labels, contents.columns)
     )
-    format, code, height, width = check_image(record.encoded)
+    format, code, height, width = check_image(record.encoded, others=contents.adopted)
     sha256 = hashlib.sha256(record.encoded)
     _check_label(record.label, contents)
     if isinstance(record, schema.Record):
@@ -77,8 +82,12 @@ def check_record(payload: bytes, contents: Contents) -> Checked:
     )
 
 
-def check_image(encoded: bytes) -> tuple[str, int, int, int]:
-    """Decodes a stored image to its last byte: (`JPEG` or `PNG`, code of `index.FORMAT_NAMES`, height, width).
+def check_image(encoded: bytes, *, others: bool = False) -> tuple[str, int, int, int]:
+    """Decodes a stored image to its last byte: (format by `sniff`, code of `index.FORMAT_NAMES`, height, width).
+
+    Args:
+        encoded: The image.
+        others: WebP and AVIF will do, too; conversion stores JPEG and PNG only.
 
     Raises:
         ValueError: It is damaged, or none that the pipeline decodes as it should look.
@@ -96,14 +105,47 @@ def check_image(encoded: bytes) -> tuple[str, int, int, int]:
             raise ValueError("is a JPEG that is arithmetic-coded, CMYK or not of 8 bits")
         code = index.PROGRESSIVE if header.process == 2 else index.BASELINE
         return "JPEG", code, header.height, header.width
+    if others and kind in ("WebP", "AVIF"):
+        return kind, *_check_other(kind, encoded)
     if kind != "PNG":
-        raise ValueError(f"the image is {kind or 'no image'}, neither JPEG nor PNG")
+        wanted = "none of JPEG, PNG, WebP and AVIF" if others else "neither JPEG nor PNG"
+        raise ValueError(f"the image is {kind or 'no image'}, {wanted}")
     try:
         chunks = png.parse(encoded, lambda width, height: None)
         png.check(chunks)
     except (RejectError, zlib.error) as error:
         raise ValueError(f"the image cannot be decoded ({one_line(error)})") from error
     return "PNG", index.PNG, chunks.height, chunks.width
+
+
+def _check_other(kind: str, encoded: bytes) -> tuple[int, int, int]:
+    """Of a WebP or an AVIF: (code of `index.FORMAT_NAMES`, height, width)."""
+    if kind == "AVIF" and any(found[1][0] & _HIGH_BIT_DEPTH for found in _AV1_CONFIGURATION.finditer(encoded)):
+        raise ValueError("is an AVIF of more than 8 bits, which the pipeline's decoder does not take")
+    try:
+        source = formats.read_header(kind, encoded, lambda width, height: None)
+        image = source.open()
+        image.load()
+    except Exception as error:  # Pillow raises nearly every type on malformed input
+        raise ValueError(f"the image cannot be decoded ({one_line(error)})") from error
+    if source.several:
+        raise ValueError(f"is an animated {kind}, which the pipeline's decoders do not take")
+    alpha = image.mode == "RGBA"
+    if kind == "WebP":
+        return index.WEBP_ALPHA if alpha else index.WEBP, source.height, source.width
+    if alpha and image.getchannel("A").getextrema()[0] != 255:
+        raise ValueError("is an AVIF with transparent pixels, which the pipeline's decoder would show")
+    return index.AVIF, source.height, source.width
+
+
+def is_turned(encoded: bytes, code: int) -> bool:
+    """Whether a sound image lies down or is mirrored, by its EXIF orientation; `code` as `check_image` gives it."""
+    if code == index.PNG:
+        return False
+    if code < index.PNG:
+        return pixels.turn_of(jpeg.parse(encoded).exif) is not None
+    kind = "AVIF" if code == index.AVIF else "WebP"
+    return pixels.turn_of(formats.read_header(kind, encoded, lambda width, height: None).exif) is not None
 
 
 def _check_label(label: Label, contents: Contents) -> None:

@@ -99,9 +99,12 @@ def _do(folder: str, plan: Mapping[str, Any]) -> Repair:
     for file in plan["remove"]:
         storage.remove(storage.join(folder, file))
     what = plan["commit"]
+    contents: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in what["contents"].items()
+    }
     commit(
         folder,
-        Contents(**{**what["contents"], "classes": tuple(what["contents"]["classes"])}),
+        Contents(**contents),
         {name: ([Shard(**shard) for shard in shards], digests) for name, shards, digests in what["splits"]},
         rejects=what["rejects"],
         duplicates=what["duplicates"],

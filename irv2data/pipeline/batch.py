@@ -6,7 +6,8 @@ padding, stacking and the copy into the batch are a single operation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import tensorflow as tf
 
@@ -16,6 +17,7 @@ from irv2data.pipeline.cache import Cache
 from irv2data.pipeline.config import LETTERBOX, NATIVE, PipelineConfig
 from irv2data.pipeline.decode import decode_window
 from irv2data.pipeline.distribute import Share
+from irv2data.pipeline.others import Decoder
 from irv2data.pipeline.read import read_records
 
 # What goes to the device beside the pixels; the rest of a plan says how to decode and stays behind.
@@ -38,6 +40,8 @@ class Maker:
         key: Key of the compressed image in a record.
         cache: Where decoded images are kept; None if they are not.
         packed: Canvases are left to whoever gets the chunk: its pixels come one image after another.
+        request: As in `read_records`.
+        others: Decoders of other formats than JPEG and PNG, as in `decode_window`.
     """
 
     paths: tf.Tensor
@@ -47,6 +51,8 @@ class Maker:
     key: str = schema.ENCODED
     cache: Cache | None = None
     packed: bool = False
+    request: int | None = None
+    others: Mapping[int, Decoder] = field(default_factory=dict)
 
     @property
     def packs(self) -> bool:
@@ -105,18 +111,20 @@ class Maker:
             and `tf.errors.InvalidArgumentError` where an image cannot be decoded.
         """
         how = tf.data.Dataset.from_tensor_slices(tuple(plan[name] for name in (*_HOW, *_FINISH)))
-        encoded = read_records(self._path(plan), plan["offset"], self.key)
+        encoded = read_records(self._path(plan), plan["offset"], self.key, self.request)
         return tf.data.Dataset.zip((encoded, how)).map(self._image)
 
     def _keep(self, rows: dict[str, tf.Tensor], missing: tf.Tensor) -> tf.Tensor:
         """Decodes those images of some rows that are missing in the cache."""
         assert self.cache is not None
         rows = {name: tf.boolean_mask(rows[name], missing) for name in ("record", *_PLACE, "format")}
-        encoded = read_records(self._path(rows), rows["offset"], self.key)
+        encoded = read_records(self._path(rows), rows["offset"], self.key, self.request)
 
         def decode(scale: tf.Tensor, window: tf.Tensor, reduce: tf.Tensor) -> tf.data.Dataset:
             how = tf.data.Dataset.from_tensor_slices((rows["format"], scale, window, reduce))
-            return tf.data.Dataset.zip((encoded, how)).map(lambda encoded, how: decode_window(encoded, *how))
+            return tf.data.Dataset.zip((encoded, how)).map(
+                lambda encoded, how: decode_window(encoded, *how, others=self.others)
+            )
 
         with tf.control_dependencies([self.cache.fill(rows["record"], decode)]):
             return _nothing()
@@ -181,7 +189,7 @@ class Maker:
         return {name: joined(value) for name, value in chunks.items() if name != "rows"}
 
     def _image(self, encoded: tf.Tensor, how: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        window = decode_window(encoded, *how[: len(_HOW)])
+        window = decode_window(encoded, *how[: len(_HOW)], others=self.others)
         box, output, flip = how[len(_HOW) :]
         config = self.config
         if not self.on_host and config.fit != NATIVE:

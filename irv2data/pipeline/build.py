@@ -22,10 +22,13 @@ from irv2data.pipeline.faults import BadRecords, Recovery, chunk_dataset
 from irv2data.pipeline.feed import planned_chunks, record_chunks
 from irv2data.pipeline.mixing import mix_labels
 from irv2data.pipeline.on_devices import DeviceCache, DeviceEpochs
+from irv2data.pipeline.others import other_decoders
 from irv2data.pipeline.places import Place, places
 from irv2data.pipeline.plan import Plan
+from irv2data.pipeline.read import request_bytes
 from irv2data.pipeline.state import resume, state
 from irv2data.pipeline.summary import describe
+from irv2data.pipeline.tensorflow_io import open_scheme
 
 
 class Pipeline:
@@ -43,7 +46,8 @@ class Pipeline:
 
     Raises:
         UsageError: An option is unknown or out of range, or there is no such split; or the dataset is remote, and its
-            cache of shards smaller than what is read at once.
+            cache of shards smaller than what is read at once. Or shards are to be read directly, or images are WebP or
+            AVIF, and tensorflow-io is needed for that and not there, or `service` is asked for.
         DatasetError: The dataset is incomplete, or the split too small for one batch.
     """
 
@@ -53,6 +57,12 @@ class Pipeline:
         self.plan = Plan(self.dataset.split(split), self.config)
         if self.dataset.cache is not None:
             check_bound(self.plan, self.dataset.cache)
+        if self.dataset.direct:
+            open_scheme(self.plan.split.paths[0])
+        self._others = other_decoders(self.plan.split)
+        if self.config.service is not None and (self.dataset.direct or self._others):
+            remedy = "open the dataset without direct" if self.dataset.direct else "convert the images to JPEG"
+            raise UsageError(f"service: its workers have no tensorflow-io; {remedy}, or leave service out")
         self._bad = BadRecords(self.plan.split, self.config.max_bad_records)
         self._cache: Cache | None = None
         self._on_devices: dict[tf.distribute.Strategy, DeviceCache] = {}
@@ -289,6 +299,8 @@ class Pipeline:
             share=share,
             key=split.contents.encoded_key,
             cache=self.cache,
+            request=request_bytes(split) if self.dataset.direct else None,
+            others=self._others,
         )
 
     def recovery(self, maker: Maker) -> Recovery:
@@ -296,6 +308,8 @@ class Pipeline:
         tolerated, shards = "max_bad_records tolerates some", self.dataset.cache
         if shards is not None:
             return Refetching(maker, self._bad, tolerated, self.plan, shards)
+        if self.dataset.direct:  # `verify` needs the folder itself
+            return Recovery(maker, self._bad, tolerated)
         looked = f"`irv2data verify --deep {self.dataset.folder}` looks at all records"
         return Recovery(maker, self._bad, f"{looked}, {tolerated}")
 

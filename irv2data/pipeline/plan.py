@@ -233,7 +233,7 @@ class Plan:
         output = self._output_sizes(image_size[:, 0], image_size[:, 1])
         # A native image is resized, where it has to be, before it is put on the canvas.
         largest = None if config.fit == NATIVE else self.canvases[-1]
-        decoded = decode_windows(boxes, image_size, columns["format"] != PNG, output, largest)
+        decoded = decode_windows(boxes, image_size, columns["format"] < PNG, output, largest)
         flip = np.zeros(count, bool)
         if config.flips:
             flip = order.uniforms(config.seed, epoch, window, "flip", (count,)) < 0.5

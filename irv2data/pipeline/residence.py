@@ -99,7 +99,7 @@ def residence_for(split: Split, config: PipelineConfig) -> tuple[str, Residence 
     if config.cache == NO_CACHE:
         return NO_CACHE, None
     columns = [np.asarray(split.array(name)) for name in ("height", "width", "format")]
-    residence = residence_of(columns[0], columns[1], columns[2] != PNG, config.kept_side)
+    residence = residence_of(columns[0], columns[1], columns[2] < PNG, config.kept_side)
     place = _chosen(split, config, residence) if config.cache == AUTO else config.cache
     if place in (HOST, DEVICE) and residence.tiles > MOST_TILES:
         raise UsageError(

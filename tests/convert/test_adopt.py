@@ -196,7 +196,7 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path, picture, saved):
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == ["x.tfrecord#1", "x.tfrecord#2", "x.tfrecord#3"]
     assert "Premature end" in lines[0]["detail"]
-    assert lines[1]["detail"] == "the image is GIF, neither JPEG nor PNG"
+    assert lines[1]["detail"] == "the image is GIF, none of JPEG, PNG, WebP and AVIF"
     assert lines[2]["detail"] == "key 'image' holds no image"
     batch = batch_of(tmp_path / "out")
     assert (batch["label"].tolist(), batch["size"][:, 0].tolist()) == ([0, 1], [9, 11])

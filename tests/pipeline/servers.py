@@ -33,8 +33,9 @@ class Servers:
         self.dispatcher: subprocess.Popen[str] | None = None
         self.workers: list[subprocess.Popen[str]] = []
 
-    def start_dispatcher(self) -> None:
-        self.dispatcher = self._start("dispatcher", f"--port={self.port}", f"--work_dir={self._folder}")
+    def start_dispatcher(self, *, remembers: bool = True) -> None:
+        folder = [f"--work_dir={self._folder}"] if remembers else []
+        self.dispatcher = self._start("dispatcher", f"--port={self.port}", *folder)
 
     def start_worker(self) -> None:
         self.workers.append(self._start("worker", f"--dispatcher=127.0.0.1:{self.port}"))

@@ -220,6 +220,18 @@ def test_the_dispatcher_is_killed_and_restarted_in_mid_epoch(own, dataset, made_
     assert len(made_here) < 30 * EPOCHS / 2
 
 
+def test_a_dispatcher_that_forgets_ends_the_job(own, dataset):
+    own.start_dispatcher(remembers=False)
+    own.start_worker()
+    batches = iter(Pipeline(dataset, service=own.address, **MANY).batches(epochs=EPOCHS))
+    for _ in range(5):
+        next(batches)
+    own.kill_dispatcher()
+    own.start_dispatcher(remembers=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{own.address}: Failed to get (tasks|element)"):
+        list(batches)
+
+
 def test_a_worker_comes_late(own, dataset, made_here, monkeypatch, caplog):
     monkeypatch.setattr(receiver, "PATIENCE", 0.5)
     own.start_dispatcher()

@@ -61,6 +61,8 @@ class Receiver:
         self._room.release()
         if isinstance(came, tf.errors.OpError):
             raise ValueError(_told(self._address, came)) from None
+        if isinstance(came, Exception):
+            raise came
         if self._quiet:
             _LOG.warning("%s: workers give batches again", self._address)
         self._quiet, self._ended = False, came is None
@@ -80,7 +82,7 @@ class Receiver:
                 if not self._put((int(position), (np.asarray(planned), arrays))):
                     return
             self._put(None)
-        except tf.errors.OpError as error:
+        except Exception as error:  # of any kind: in this thread nobody would hear of it
             self._put(error)
 
     def _put(self, came: Any) -> bool:
