@@ -138,8 +138,10 @@ class Maker:
             number: int32 [], how many there are; `tf.errors.InvalidArgumentError` where there are fewer.
 
         Returns:
-            uint8 or (with `on_host`) float32 [N, H, W, 3], zero outside each image.
+            uint8 or (with `on_host`) float32 [N, H, W, 3], zero outside each image; or what `_packed` gives.
         """
+        if self.packs:
+            return self._packed(images, number)
         count = tf.cast(tf.shape(plan["record"])[0], tf.int64)
         same = None not in self._static  # all of one size: nothing to pad, and padding would clear the memory first
         shape = tf.concat([self.height_and_width(plan), [3]], axis=0)
@@ -151,6 +153,36 @@ class Maker:
         # An error where images are missing: reading says nothing of a shard that ends before a record.
         return tf.reshape(stacked.get_single_element(), tf.concat([[tf.cast(count, tf.int32)], shape], axis=0))
 
+    def _packed(self, images: tf.data.Dataset, number: tf.Tensor) -> tf.Tensor:
+        """The pixels of some pictures one after another, as `stack` takes them: uint8 or float32 [pixels * 3]."""
+        nothing = tf.raw_ops.EmptyTensorList(
+            element_shape=tf.constant([-1]), max_num_elements=-1, element_dtype=self.dtype
+        )
+
+        def listed(image: tf.Tensor) -> tf.Tensor:
+            return tf.raw_ops.TensorListPushBack(input_handle=nothing, tensor=tf.reshape(image, [-1]))
+
+        # A list holds pixels without copying them, and a batch of lists is one of references: the one copy is that of
+        # the concatenation. (`Dataset.reduce` would need no batch, but makes its function anew for every chunk.)
+        first = tf.data.Dataset.from_tensors(tf.zeros([0], self.dtype))  # none could not be concatenated
+        lists = first.map(listed).concatenate(images.map(listed))
+        count = tf.cast(number, tf.int64) + 1
+        held = lists.batch(count, drop_remainder=True).get_single_element()
+        every = tf.while_loop(
+            lambda row, _: row < number + 1,
+            lambda row, so_far: (
+                row + 1,
+                tf.raw_ops.TensorListConcatLists(input_a=so_far, input_b=held[row], element_dtype=self.dtype),
+            ),
+            (0, nothing),
+        )[1]
+        return tf.raw_ops.TensorListConcatV2(
+            input_handle=every,
+            element_shape=tf.constant([-1]),
+            leading_dims=tf.zeros([0], tf.int64),
+            element_dtype=self.dtype,
+        ).tensor
+
     def finish(self, plan: dict[str, tf.Tensor], pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """The finished chunk: its pixels as `stack` gives them, and what goes along.
 
@@ -159,10 +191,10 @@ class Maker:
             int32 [N, 4] for `letterbox`; the `CARRIED` fields and the columns. Where it `packs`, pixels are 1-D, and
             `shape` int32 [2] is their canvas'.
         """
-        pixels = tf.ensure_shape(pixels, [plan["record"].shape[0], *self._static, 3])
+        pixels = tf.ensure_shape(pixels, [None] if self.packs else [plan["record"].shape[0], *self._static, 3])
         carried = {name: plan[name] for name in self.carried}
         if self.packs:
-            pixels, carried["shape"] = _packed(pixels, plan), plan["canvas"]
+            carried["shape"] = plan["canvas"]
         if self.varies and self.share.chunks > 1:
             carried["rows"] = plan["rows"]  # for `join`
         if self.config.fit == LETTERBOX:
@@ -220,20 +252,6 @@ class Maker:
     @property
     def _static(self) -> tuple[int | None, ...]:
         return self.config.image_size if self.on_host and self.config.fit != NATIVE else (None, None)
-
-
-def _packed(pixels: tf.Tensor, plan: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Of [N, H, W, 3], the pixels of each image that is no filler, one image after another: 1-D."""
-    number = tf.math.count_nonzero(plan["record"] >= 0, dtype=tf.int32)
-
-    def write(row: tf.Tensor, images: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        height, width = tf.unstack(plan["size"][row])
-        return row + 1, images.write(row, tf.reshape(pixels[row, :height, :width], [-1]))
-
-    # One more, which is empty, for a chunk of filler: none could not be concatenated.
-    images = tf.TensorArray(pixels.dtype, size=number + 1, infer_shape=False, element_shape=[None])
-    images = images.write(number, tf.zeros([0], pixels.dtype))
-    return tf.while_loop(lambda row, _: row < number, write, (0, images))[1].concat()
 
 
 def _nothing() -> tf.Tensor:
