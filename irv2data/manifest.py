@@ -67,6 +67,7 @@ class Dataset:
 
     Attributes:
         folder: The folder as a `pathlib.Path`; of a remote one, where manifest, index and links to shards lie here.
+        location: The folder's absolute path, or its URI.
         cache: Where the shards of a remote dataset are kept; None where they lie in the folder, and with `direct`.
         direct: As given.
         contents: What all records have in common: classes, what a label is, further columns.
@@ -100,8 +101,10 @@ class Dataset:
             cache = view.open_cache(os.fspath(folder), cache_dir, cache_mib)
             sealed = _fetch_manifest(cache.uri)
             self.folder, text = view.view_folder(cache, sealed), sealed.decode()
+            self.location = cache.uri
         else:
             self.folder = Path(folder)
+            self.location = str(self.folder.absolute())
             text = _read_manifest(self.folder)
         self.cache = None if direct else cache
         manifest = _parse_manifest(text, self.folder / MANIFEST)

@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,15 +268,16 @@ def test_commands_take_a_uri(uri, local, tmp_path, monkeypatch, capsys):
     for dataset in (uri, local.folder):
         assert main.run(main.parse(["irv2data", "info", str(dataset), "--json"])) == 0
         reports.append(json.loads(capsys.readouterr().out))
-    places = [Path(report.pop("dataset")) for report in reports]
+    assert [report.pop("dataset") for report in reports] == [uri.rstrip("/"), str(local.folder.absolute())]
     assert reports[0] == reports[1]
-    assert places[0].parts[-2:-1] == ("sets",)
-    assert places[0].name.startswith("photos@")
+    view = irv2data.Dataset(uri).folder
+    assert view.parts[-2:-1] == ("sets",)
+    assert view.name.startswith("photos@")
     assert main.run(main.parse(["irv2data", "verify", uri])) == 1
     assert f"{uri}: is remote; copy it to this machine to look for damage" in capsys.readouterr().err
     record = irv2data.Dataset(uri).split("train").read(7)
     assert record == local.split("train").read(7)
     # The view is a dataset like any other, once its shards are there.
     irv2data.Dataset(uri).cache.fetch([shard for split in local.splits.values() for shard in split.shards])
-    assert verify(str(places[0]), deep=False) == []
-    assert irv2data.Dataset(places[0]).fingerprint == local.fingerprint
+    assert verify(str(view), deep=False) == []
+    assert irv2data.Dataset(view).fingerprint == local.fingerprint

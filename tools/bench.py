@@ -130,7 +130,7 @@ def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
         "padding_waste": round(pipeline.plan.padding_waste(), 4),
         "config": {
             **asdict(pipeline.config),
-            "dataset": str(pipeline.dataset.folder),
+            "dataset": pipeline.dataset.location,
             "split": pipeline.plan.split.name,
             "records": pipeline.plan.split.num_records,
             "canvases": pipeline.plan.shapes,

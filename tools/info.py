@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     splits = {name: describe(split, len(dataset.classes)) for name, split in dataset.splits.items()}
     if arguments.json:
         content = {
-            "dataset": str(dataset.folder),
+            "dataset": dataset.location,
             "fingerprint": dataset.fingerprint,
             "labels": dataset.contents.labels,
             "classes": list(dataset.classes),
@@ -136,7 +136,7 @@ def _text(dataset: Dataset, splits: dict[str, dict[str, Any]]) -> str:
         for label, text in enumerate(dataset.classes[:50])
     ]
     lines = [
-        f"{printable(str(dataset.folder))}  ({dataset.fingerprint[:16]})",
+        f"{printable(dataset.location)}  ({dataset.fingerprint[:16]})",
         "",
         table([head, *rows], right=frozenset(range(1, len(head)))),
         "height and width: least-median-most, in pixels",

@@ -58,7 +58,7 @@ class Request:
         options = {name: value for name, value in asdict(plan.config).items() if name not in PLACE_OPTIONS}
         return cls(
             version=__version__,
-            dataset=str(dataset.folder.absolute()) if dataset.cache is None else dataset.cache.uri,
+            dataset=dataset.location,
             fingerprint=dataset.fingerprint,
             split=plan.split.name,
             options=json.dumps({**options, "resize_on": HOST if on_host else DEVICE}, sort_keys=True),
