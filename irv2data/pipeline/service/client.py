@@ -86,11 +86,12 @@ class Service:
         close_at_exit(received)
         share = self._share
         total = len(self._steps) * share.replicas * share.chunks
-        chunks = in_order(received, total, self._made_here, most=_HELD[0], limit=self._most_held())
+        ordered = in_order(received, total, self._made_here, most=_HELD[0], limit=self._most_held())
+        chunks = self._noted(ordered)
         try:
             while True:
                 with call():
-                    parts = tuple(itertools.islice(self._noted(chunks), share.chunks))
+                    parts = tuple(itertools.islice(chunks, share.chunks))
                 if not parts:
                     return
                 yield parts
