@@ -27,13 +27,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.circumstances import circumstances, tell
+from benchmarks.circumstances import circumstances, tell, versions
 from benchmarks.conversion import spread
 from benchmarks.feeds import BATCH, SIDE, Data
 from benchmarks.pipeline import _EPOCHS, _pipeline, _rate, _status
@@ -256,9 +255,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="irv2data-bench-") as place:
         data, described = prepare(Path(place), options.files, options.images, cores=2)
-        versions = {name: version(name) for name in ("tensorflow", "numpy")}
+        installed = versions("tensorflow", "numpy")
         figures = (
-            {**each, **described, **circumstances("cache"), "versions": versions} for each in measure(data, options)
+            {**each, **described, **circumstances("cache"), "versions": installed} for each in measure(data, options)
         )
         return 0 if tell(figures, options.record) else 1
 

@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ def circumstances(name: str) -> dict[str, Any]:
         "load": round(os.getloadavg()[1], 1),  # of five minutes; well above `cores`, others were computing too
         "python": platform.python_version(),
     }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of installed packages."""
+    return {package: version(package) for package in packages}
 
 
 def tell(figures: Iterable[dict[str, Any]], record: str | None) -> bool:

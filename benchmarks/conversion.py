@@ -22,12 +22,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.circumstances import circumstances, tell
+from benchmarks.circumstances import circumstances, tell, versions
 
 LEAST_RATIO = {0: 1.4, 400: 0.7}  # by max_short_side: of the conversion's images/s to those of the full decode
 MOST_MIB = 1.5e9 / (1 << 20)
@@ -301,9 +300,9 @@ def main() -> int:
     unknown = set(options.benchmarks) - set(_BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(_BENCHMARKS)}")
-    versions = {name: version(name) for name in ("numpy", "pillow", "simplejpeg", "google-crc32c", "protobuf")}
+    installed = versions("numpy", "pillow", "simplejpeg", "google-crc32c", "protobuf")
     figures = (
-        {**each, **circumstances("conversion"), "versions": versions}
+        {**each, **circumstances("conversion"), "versions": installed}
         for name in options.benchmarks or _BENCHMARKS
         for each in _BENCHMARKS[name](options)
     )

@@ -17,13 +17,12 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.circumstances import circumstances, tell
+from benchmarks.circumstances import circumstances, tell, versions
 from benchmarks.conversion import spread
 from benchmarks.feeds import BATCH, SIDE
 
@@ -265,9 +264,9 @@ def main() -> int:
     if options.lower:
         lower(options.lower)
         return 0
-    versions = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+    installed = versions("tensorflow", "keras", "numpy")
     figures = (
-        {**each, "rounds": options.rounds, **circumstances("device"), "versions": versions}
+        {**each, "rounds": options.rounds, **circumstances("device"), "versions": installed}
         for name in options.benchmarks or _BENCHMARKS
         for each in _BENCHMARKS[name](options)
     )

@@ -22,11 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.circumstances import circumstances, tell
+from benchmarks.circumstances import circumstances, tell, versions
 from benchmarks.conversion import spread
 from benchmarks.feeds import BATCH, SIDE
 from benchmarks.turns import turn
@@ -116,9 +115,9 @@ def main() -> int:
         folder = Path(place) / "photographs"
         size = write_photographs(folder, sources(options.images), files=options.files)
         described = {"files": options.files, "mean_bytes": round(size / options.files)}
-        versions = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+        installed = versions("tensorflow", "keras", "numpy")
         figures = (
-            {**each, **described, **circumstances("directory"), "versions": versions}
+            {**each, **described, **circumstances("directory"), "versions": installed}
             for each in measure(folder, options)
         )
         return 0 if tell(figures, options.record) else 1

@@ -13,12 +13,11 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from benchmarks.circumstances import circumstances, tell
+from benchmarks.circumstances import circumstances, tell, versions
 from benchmarks.conversion import spread
 
 Pass = Callable[..., Any]
@@ -124,9 +123,9 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=299, help="of the canvases, in pixels (default: %(default)s)")
     parser.add_argument("--record", help="file that the figures are appended to as JSON lines")
     options = parser.parse_args()
-    versions = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+    installed = versions("tensorflow", "keras", "numpy")
     figures = (
-        {**each, "rounds": options.rounds, **circumstances("masking"), "versions": versions}
+        {**each, "rounds": options.rounds, **circumstances("masking"), "versions": installed}
         for each in masking(options)
     )
     return 0 if tell(figures, options.record) else 1

@@ -20,11 +20,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.circumstances import circumstances, tell
+from benchmarks.circumstances import circumstances, tell, versions
 from benchmarks.conversion import spread
 from benchmarks.feeds import BATCH, SIDE
 from benchmarks.turns import turn
@@ -137,8 +136,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(child(*sys.argv[2:])), flush=True)
         os._exit(0)  # no clean-up of the process is part of this
-    from benchmarks.photos import sources, write_photographs
-    from irv2data.convert import ConvertConfig, convert
+    from benchmarks.prepared import prepare
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
@@ -150,14 +148,10 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="irv2data-bench-") as name:
         place = Path(name)
-        folder, dataset = place / "photographs", place / "dataset"
-        size = write_photographs(folder, sources(options.images), files=options.files)
-        convert(folder, dataset, ConvertConfig(splits=(("train", 1.0),)))
-        described = {"files": options.files, "mean_bytes": round(size / options.files)}
-        versions = {name: version(name) for name in ("tensorflow", "numpy")}
+        data, about = prepare(place, options.files, options.images, cores=len(os.sched_getaffinity(0)))
+        about["versions"] = versions("tensorflow", "numpy")
         figures = (
-            {**each, **described, **circumstances("service"), "versions": versions}
-            for each in measure(dataset, place, options)
+            {**each, **about, **circumstances("service")} for each in measure(Path(data.dataset), place, options)
         )
         return 0 if tell(figures, options.record) else 1
 

@@ -22,12 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.circumstances import circumstances, tell
+from benchmarks.circumstances import circumstances, tell, versions
 from benchmarks.conversion import spread
 from benchmarks.feeds import BATCH, SIDE, Data
 from benchmarks.turns import turn
@@ -198,7 +197,7 @@ def main() -> int:
         cores = sorted(os.sched_getaffinity(0))[: options.cores]
         data, about = prepare(Path(place), options.files, options.images, cores=len(cores))
         os.sched_setaffinity(0, cores)  # children inherit it
-        about["versions"] = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+        about["versions"] = versions("tensorflow", "keras", "numpy")
         figures = (
             {
                 **each,

@@ -82,6 +82,17 @@ def dataset(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> irv2data.
     return irv2data.Dataset(folder)
 
 
+@pytest.fixture(scope="session")
+def local(photos, in_this_process, tmp_path_factory: pytest.TempPathFactory) -> irv2data.Dataset:
+    """`photos` in a score of shards, for what is compared with the same dataset elsewhere; read only."""
+    folder = tmp_path_factory.mktemp("sharded") / "photos"
+    with in_this_process():
+        convert(photos, folder, ConvertConfig(splits="folders", shard_mib=0.3))
+    dataset = irv2data.Dataset(folder)
+    assert len(dataset.split("train").shards) > 12
+    return dataset
+
+
 @pytest.fixture
 def cpu_strategy():
     """Makes a strategy of 1 to 3 logical CPU replicas: `cpu_strategy(2)`."""

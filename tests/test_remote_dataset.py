@@ -29,17 +29,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def local(photos, in_this_process, tmp_path_factory) -> irv2data.Dataset:
-    """Real photographs in a score of shards."""
-    folder = tmp_path_factory.mktemp("remote") / "photos"
-    with in_this_process():
-        convert(photos, folder, ConvertConfig(splits="folders", shard_mib=0.3))
-    dataset = irv2data.Dataset(folder)
-    assert len(dataset.split("train").shards) > 12
-    return dataset
-
-
-@pytest.fixture(scope="module")
 def expected(local):
     """The first two epochs of the local dataset."""
     return batches(local, epochs=2)

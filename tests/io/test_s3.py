@@ -14,21 +14,12 @@ import tensorflow as tf
 
 import irv2data
 from irv2data import storage
-from irv2data.convert import ConvertConfig, convert
 from irv2data.pipeline.read import request_bytes
 from tests.convert.test_remote import bucket, forget_connections, s3_server, upload  # noqa: F401  # fixtures
 from tests.faults import proxy as proxies
 from tests.test_remote_dataset import assert_same, batches
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def local(photos, in_this_process, tmp_path_factory) -> irv2data.Dataset:
-    folder = tmp_path_factory.mktemp("s3") / "photos"
-    with in_this_process():
-        convert(photos, folder, ConvertConfig(splits="folders", shard_mib=0.3))
-    return irv2data.Dataset(folder)
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,6 @@ from tests.test_remote_dataset import assert_same, batches, flip
 pytest.importorskip("fsspec")
 
 
-@pytest.fixture(scope="module")
-def local(photos, in_this_process, tmp_path_factory) -> irv2data.Dataset:
-    folder = tmp_path_factory.mktemp("direct") / "photos"
-    with in_this_process():
-        convert(photos, folder, ConvertConfig(splits="folders", shard_mib=0.3))
-    return irv2data.Dataset(folder)
-
-
 @pytest.fixture
 def direct(local, tmp_path) -> irv2data.Dataset:
     """`local` behind a scheme that TensorFlow itself reads."""
