@@ -21,7 +21,7 @@ from irv2data.remote import download
 from irv2data.remote.cache import ShardCache
 from tests.convert.test_remote import bucket, s3_server
 from tests.faults.proxy import FAULTS
-from tests.test_remote_dataset import MIB, all_kept, batches, kept, local, own, proxy, remote, stored, uri
+from tests.test_remote_dataset import MIB, all_kept, batches, kept, own, proxy, remote, stored, uri
 
 # Opens a dataset, fetches a split, says so, and goes on as long as nobody closes its input.
 CHILD = """
