@@ -11,7 +11,8 @@ PYTEST_ARGS ?=
 PYTEST = python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 # The lock covers every Python pyproject.toml allows, whichever Python runs this.
-COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --custom-compile-command "make lock"
+LOCK_FLAGS ?= --upgrade
+COMPILE = $(UV) pip compile --quiet $(LOCK_FLAGS) --universal --python-version 3.10 --custom-compile-command "make lock"
 
 .PHONY: bench-loaders help venv demo test lint test-oldest test-beam test-io bench bench-convert lock clean
 .DEFAULT_GOAL := help
@@ -40,7 +41,7 @@ lint: venv ## ruff (rules and format) and mypy
 test-oldest: export TF_CPP_MIN_LOG_LEVEL := 2
 test-oldest: ## the tests on the oldest supported versions (TensorFlow 2.16; Python 3.10 to 3.12)
 	@"$(PYTHON)" scripts/bootstrap.py --venv .venv-oldest --constraints requirements/constraints-oldest.txt \
-	    --extras dev,report
+	    --extras dev,docs,report
 	.venv-oldest/bin/$(PYTEST)
 
 # An environment of its own: Beam 2.77 holds Pillow and protobuf back.
@@ -71,15 +72,15 @@ bench-loaders: venv ## the pipeline beside other loaders, which it installs (2 G
 	"$(VENV)/bin/python" -m benchmarks.plan
 
 # The dev extra is in each, so that the tests can run beside io and beam as well.
-lock: ## resolve requirements/*.txt anew (needs uv)
+lock: ## resolve requirements/*.txt anew (needs uv); LOCK_FLAGS= keeps what still fits
 	$(COMPILE) pyproject.toml --extra dev --extra report --extra remote --extra tfds --extra cuda \
-	    --extra heic --extra lossless \
+	    --extra heic --extra lossless --extra docs \
 	    --output-file requirements/constraints.txt >/dev/null
 	$(COMPILE) pyproject.toml requirements/protobuf4.in --extra dev --extra io \
 	    --output-file requirements/constraints-io.txt >/dev/null
 	$(COMPILE) pyproject.toml --extra dev --extra beam --output-file requirements/constraints-beam.txt >/dev/null
 	$(COMPILE) pyproject.toml requirements/protobuf4.in requirements/oldest.in --extra dev --extra report \
-	    --extra cuda --output-file requirements/constraints-oldest.txt >/dev/null
+	    --extra docs --extra cuda --output-file requirements/constraints-oldest.txt >/dev/null
 
 clean: ## remove what builds, tests and the demo leave; the virtual environments stay
 	rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,7 +1,8 @@
 """Every error irv2data raises on purpose: one line that names the thing and the remedy, and an exit code.
 
 The commands print `str(error)` and exit with `error.exit_code`; a job that imports irv2data catches
-`Irv2dataError`. Anything else that escapes is a defect of irv2data and keeps its traceback.
+`Irv2dataError`. Anything else that escapes is a defect: the commands say so in one line, and `--verbose` shows its
+traceback.
 """
 
 from __future__ import annotations

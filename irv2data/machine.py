@@ -33,3 +33,10 @@ def available_memory() -> int | None:
         with suppress(OSError, ValueError):  # no such hierarchy, or "max"
             found.append(max(0, int(Path(most).read_text()) - int(Path(used).read_text())))
     return min(found, default=None)
+
+
+def resident_memory() -> int | None:
+    """Bytes of memory that this process has now; None where the system does not say (not Linux)."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return None

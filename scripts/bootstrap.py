@@ -310,7 +310,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description="Make or update the project's virtual environment.")
     parser.add_argument("--venv", default=".venv", help="its folder, from the project's root (default: .venv)")
     parser.add_argument("--constraints", default="requirements/constraints.txt", help="the lock file to install by")
-    parser.add_argument("--extras", default="dev,report", help="extras of the project, separated by commas")
+    parser.add_argument("--extras", default="dev,docs,report", help="extras of the project, separated by commas")
     options = parser.parse_args(arguments)
     extras = [name.strip() for name in options.extras.split(",") if name.strip()]
     # A terminated run must take pip with it, as an interrupted one does: the next one would work beside it.

@@ -51,9 +51,10 @@ def in_this_process() -> Callable[[], AbstractContextManager[None]]:
     @contextmanager
     def patched() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            for module in ("run", "hashing", "verify", "repair", "adopt"):
+            rooms = [f"convert.{module}" for module in ("run", "hashing", "verify", "repair", "adopt")]
+            for module in (*rooms, "near_duplicates.search"):
                 # By import: as attributes of the package, some of these names are the functions.
-                patch.setattr(importlib.import_module(f"irv2data.convert.{module}"), "run_local", run_serial)
+                patch.setattr(importlib.import_module(f"irv2data.{module}"), "run_local", run_serial)
             yield
 
     return patched

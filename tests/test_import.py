@@ -31,11 +31,14 @@ LAYERS = {
     "convert": 6,
     "pipeline": 6,
     "device": 7,
+    "near_duplicates": 7,  # its workers are the converter's
     "directory": 8,
     "report": 8,
     "training": 8,
-    "study": 9,
-    "tools": 10,
+    "measure": 9,
+    "preview": 10,
+    "study": 10,
+    "tools": 11,
 }
 
 

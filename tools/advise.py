@@ -6,7 +6,6 @@ import argparse
 import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ from irv2data.convert.transcode import transcode
 from irv2data.convert.writer import places_of
 from irv2data.errors import EXIT_DONE, SourceError, UsageError
 
-from .common import Bars, mib, print_json, table
+from .common import mib, print_json, table
+from .console import Bars, paint
 
 SHORT_SIDES = (800, 600, 400, 320)
 QUALITIES = (92, 80)
@@ -31,7 +31,6 @@ _IMAGE_SIZE = (299, 299)
 _BATCH = 64
 _ROUNDS = 3
 _ROUND_SECONDS = 0.7
-_EPOCHS = 100_000  # planned, not run: enough that no round ever meets an end
 # Photographs of 20 megapixels take a while in nine ways; fewer of them say as much.
 _SAMPLE_MEGAPIXELS, _LEAST_SAMPLE = 250, 16
 _BEST_PSNR = 99.0  # dB, of equal images: the mean over a sample has to stay finite
@@ -214,27 +213,19 @@ def _rates(datasets: Sequence[Dataset], bars: Bars) -> list[float]:
     import tensorflow as tf
 
     from irv2data import Pipeline
+    from irv2data.measure.stages import batches
+    from irv2data.measure.turns import in_turns
 
-    batch = min(_BATCH, datasets[0].split("train").num_records)
-    pipelines = [
-        Pipeline(dataset, fit="random_resized_crop", image_size=_IMAGE_SIZE, batch_size=batch) for dataset in datasets
-    ]
-    found: list[list[float]] = [[] for _ in pipelines]
-    for turn in range(_ROUNDS + 1):
-        for number, pipeline in enumerate(pipelines):
-            bars("measuring", turn * len(pipelines) + number + 1, (_ROUNDS + 1) * len(pipelines))
-            # Epoch after epoch in one dataset: a sample is over in an instant, and to start anew takes longer.
-            batches = iter(pipeline.for_fit(tf.distribute.get_strategy(), epochs=_EPOCHS))
-            for _ in range(3):  # those that were made while the first one was waited for would count as made in no time
-                next(batches)
-            images, started = 0, time.perf_counter()
-            while time.perf_counter() - started < _ROUND_SECONDS:
-                next(batches)
-                images += batch
-            if turn:  # the first round fills caches
-                found[number].append(images / (time.perf_counter() - started))
-            del batches  # and with it the batches that it has ready: hundreds of MiB
-    return [statistics.median(rates) for rates in found]
+    size = min(_BATCH, datasets[0].split("train").num_records)
+    subjects = {}
+    for number, dataset in enumerate(datasets):
+        pipeline = Pipeline(dataset, fit="random_resized_crop", image_size=_IMAGE_SIZE, batch_size=size)
+        # Not kept from round to round: each has hundreds of MiB of batches ready.
+        subjects[str(number)] = batches(pipeline, tf.distribute.get_strategy(), kept=False)
+    turns = in_turns(
+        subjects, rounds=_ROUNDS, seconds=_ROUND_SECONDS, progress=lambda done, total: bars("measuring", done, total)
+    )
+    return [float(np.median(each.images_per_second)) for each in turns.values()]
 
 
 def _seen(dataset: Dataset) -> Iterator[tuple[str, np.ndarray]]:
@@ -260,7 +251,7 @@ def _text(rows: Sequence[Row], chosen: Row, why: str, sampled: int, skipped: int
             mib(row.total_bytes),
             f"{row.images_per_second:,.0f}",
             *(f"{value:.1f}" if value < _BEST_PSNR else "same" for value in (row.psnr, row.psnr_low)),
-            "<- recommended" if row is chosen else "",
+            paint("<- recommended", "green") if row is chosen else "",
         )
         for row in rows
     ]

@@ -3,176 +3,195 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any
 
 from irv2data.errors import EXIT_DONE, UsageError
-from irv2data.machine import available_cores, peak_memory
 from irv2data.manifest import Dataset
-from irv2data.pipeline.config import FITS, LETTERBOX, PipelineConfig
 
-from .common import add_augment, add_json, add_place, parse_augment, parse_size, place_options, print_json, table
+from .common import add_json, add_place, place_options, print_json, table
+from .console import Bars, paint
+from .options import add_pipeline, parse_options, pipeline_options
 from .quiet import load_tensorflow, reading
 
-_STEPS = 200_000  # planned, not run: enough that no round ever meets an end
+EXAMPLES = (
+    ("irv2data bench flowers", "images/s up to the batch, and with the device stage"),
+    ("irv2data bench flowers --stages --cores", "where the time goes, and what each core adds"),
+    ("irv2data bench flowers --compare=buckets=12 --rounds=7", "two settings in turn, and whether they differ"),
+    ("irv2data bench flowers --stages --record=speed.jsonl --plot=speed.svg", "rows for scripts, and a picture"),
+)
+_COMPARE_ROUNDS, _ROUNDS = 7, 5  # six rounds are the fewest that can tell two settings apart at 95 %
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    default = PipelineConfig()
     parser.add_argument("dataset", metavar="DATASET", help="dataset folder")
-    parser.add_argument("--split", default="train", help="default: %(default)s")
-    parser.add_argument("--fit", choices=FITS, default="random_resized_crop", help="default: %(default)s")
-    parser.add_argument("--image_size", default="299", help="299 or HEIGHTxWIDTH (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=default.batch_size, help="default: %(default)s")
-    parser.add_argument("--buckets", type=int, default=default.buckets, help="canvas shapes (default: %(default)s)")
-    parser.add_argument("--shuffle", choices=("full", "blocks", "none"), default="full", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=default.seed, help="default: %(default)s")
-    add_augment(parser)
+    add_pipeline(parser)
     add_place(parser)
-    parser.add_argument("--rounds", type=int, default=5, help="measured, after one that is not (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a round, about (default: %(default)s)")
+    parser.add_argument("--stages", action="store_true", help="each stage on the host, too")
+    parser.add_argument("--cores", action="store_true", help="with 1, 2, 4, ... cores, too (Linux)")
+    parser.add_argument(
+        "--compare", metavar="OPTION=VALUE,...", help="a second pipeline that differs in these options, in turn with it"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help=f"after one that is not counted (default: {_ROUNDS}, to compare {_COMPARE_ROUNDS})"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, about (default: %(default)s)")
+    parser.add_argument(
+        "--record", metavar="FILE", help="append the figures as JSON lines, one for each thing measured"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw them: .svg, .png or .pdf ('report' extra)")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    if arguments.rounds < 1 or not 0 < arguments.seconds < math.inf:
-        raise UsageError(f"rounds and seconds must be positive, got {arguments.rounds} and {arguments.seconds}")
+    rounds = arguments.rounds
+    if rounds is None:
+        rounds = _COMPARE_ROUNDS if arguments.compare else _ROUNDS
+    if rounds < 1 or not 0 < arguments.seconds < math.inf:
+        raise UsageError(f"rounds and seconds must be positive, got {rounds} and {arguments.seconds}")
+    options = {**pipeline_options(arguments), **place_options(arguments)}
+    others = parse_options("compare", arguments.compare) if arguments.compare else None
     dataset = Dataset(arguments.dataset)
     load_tensorflow()
+    if arguments.plot:
+        from irv2data.report.bench_chart import check_path
+
+        check_path(arguments.plot)
+    from irv2data.measure.bench import measure
     from irv2data.pipeline.build import Pipeline
 
-    pipeline = Pipeline(
-        dataset,
-        split=arguments.split,
-        fit=arguments.fit,
-        image_size=parse_size(arguments.image_size),
-        batch_size=arguments.batch_size,
-        buckets=arguments.buckets,
-        shuffle=None if arguments.shuffle == "none" else arguments.shuffle,
-        seed=arguments.seed,
-        augment=parse_augment(arguments.augment),
-        **place_options(arguments),
-    )
-    with reading(arguments.dataset):
-        report = measure(pipeline, rounds=arguments.rounds, seconds=arguments.seconds)
+    bars = Bars("turns")
+    try:
+        with reading(arguments.dataset):
+            report = measure(
+                Pipeline(dataset, **options),
+                rounds=rounds,
+                seconds=arguments.seconds,
+                by_stage=arguments.stages,
+                by_core_count=arguments.cores,
+                other=None if others is None else Pipeline(dataset, **{**options, **others}),
+                progress=bars,
+            )
+    finally:
+        bars.close()
+    if arguments.record:
+        with open(arguments.record, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows_of(report))
+    if arguments.plot:
+        from irv2data.report.bench_chart import draw
+
+        draw(report, arguments.plot, other=arguments.compare or "")
     if arguments.json:
         print_json(report)
     else:
-        print(_text(report))
+        print(_text(report, arguments.compare))
     return EXIT_DONE
 
 
-def measure(pipeline: Any, *, rounds: int, seconds: float) -> dict[str, Any]:
-    """Times the pipeline to the batch, and beside it to the finished images on this machine's first device.
+def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """A flat row for each thing that was measured, with all that is needed to measure it again."""
+    about = {
+        "rounds": report["rounds"],
+        "seconds": report["seconds"],
+        "config": report["config"],
+        "command": " ".join(["irv2data", *sys.argv[1:]]),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    pick = ("peak_rss_mib", "memory_growth", "padding_waste")
+    rows = [
+        {"what": "host", **report["images_per_second"], "cpu_ms": report["cpu_ms"], **{n: report[n] for n in pick}},
+        {"what": "finished", **report["finished_images_per_second"]},
+    ]
+    for each in report.get("stages", ()):
+        rows.append(
+            {
+                "what": "stage",
+                "name": each["name"],
+                **each["images_per_second"],
+                "cpu_ms": each["cpu_ms"],
+                "share": each["share"],
+            }
+        )
+    for each in report.get("cores", ()):
+        rows.append({"what": "cores", "cores": each["cores"], **each["images_per_second"]})
+    if compare := report.get("compare"):
+        for what in ("host", "finished"):
+            found = compare[what]
+            row = {name: found[name] for name in ("ratio", "confidence", "verdict")}
+            rows.append({"what": "compare", "name": what, **found["other"], **row, "other": compare["config"]})
+    return [{**row, **about} for row in rows]
 
-    Both run in each round, in turn, so that their ratio holds on a machine whose speed drifts.
+
+def _text(report: dict[str, Any], compared: str | None) -> str:
+    config = report["config"]
+    head = (
+        f"{config['fit']} to {config['image_size'][0]}x{config['image_size'][1]}, batch {config['batch_size']}, "
+        f"{config['cores']} cores, {report['rounds']} rounds of {report['seconds']:g} seconds"
+    )
+    rows: list[tuple[str, ...]] = [("images per second", "median", "low", "high")]
+    for label, name in (("batches", "images_per_second"), ("finished images", "finished_images_per_second")):
+        rows.append((label, *_rates(report[name])))
+    parts = [head, table(rows, right=frozenset((1, 2, 3)))]
+    if "stages" in report:
+        parts += ["", stage_table(report["stages"], "images_per_second")]
+    if "cores" in report:
+        rows = [("cores", "median", "low", "high")]
+        rows += [(str(each["cores"]), *_rates(each["images_per_second"])) for each in report["cores"]]
+        parts += ["", table(rows, right=frozenset(range(4)))]
+    canvases = ", ".join(f"{height}x{width}" for height, width in config["canvases"])
+    growth = report["memory_growth"]
+    parts += [
+        "",
+        f"canvases {canvases}; {report['padding_waste']:.1%} of their pixels is padding",
+        f"{report['cpu_ms']:.2f} ms of processor time an image; peak memory {report['peak_rss_mib']:,.0f} MiB"
+        + ("" if growth is None else f", {growth:+.1%} from the middle of the time to its end"),
+    ]
+    if "compare" in report:
+        parts += ["", *(_verdict(report, compared or "", what) for what in ("host", "finished"))]
+    return "\n".join(parts)
+
+
+def stage_table(stages: list[dict[str, Any]], rate: str, *, head: str = "up to here, images/s") -> str:
+    """Stages with their ceilings, and the share of the time that goes there as a bar.
 
     Args:
-        pipeline: An `irv2data.Pipeline`.
-        rounds: Measured rounds, after one that warms up and decides the number of steps.
-        seconds: How long a round of the pipeline alone takes, about.
-
-    Returns:
-        JSON-able: `images_per_second` (host: up to the uint8 batch) and `finished_images_per_second` (with the device
-        stage), each with `median`, `low` and `high` over the rounds in images per second; `rounds`;
-        `steps_per_round`; `peak_rss_mib`, the process's largest resident memory in MiB; `padding_waste`, the share of
-        canvas pixels that is padding; `config`.
+        stages: Rows with `name`, `about`, `cpu_ms`, `share` (None where it has none), and the rate.
+        rate: Key of the rate.
+        head: What it is.
     """
-    import numpy as np
-    import tensorflow as tf
-
-    from irv2data.training.step import Preprocessor
-
-    strategy = tf.distribute.get_strategy()
-    finish = Preprocessor(strategy, pipeline.output)
-    batches = iter(pipeline.for_fit(strategy, epochs=-(-_STEPS // pipeline.steps_per_epoch())))
-    for height, width in pipeline.plan.shapes:  # trace before the clock runs
-        shape = (pipeline.config.batch_size, height, width, 3)
-        box = np.tile(np.array([0, 0, height, width], np.float32), (shape[0], 1))
-        drawn = {"canvas": tf.zeros(shape, tf.uint8), "box": tf.constant(box), "size": tf.cast(box[:, 2:], tf.int32)}
-        if pipeline.config.fit == LETTERBOX:
-            drawn["fitted"] = tf.tile(tf.constant([[0, 0, *pipeline.config.image_size]]), (shape[0], 1))
-        drawn["draws"] = tf.zeros([shape[0], pipeline.output.num_draws])
-        finish({**drawn, "flip": tf.zeros(shape[:1], tf.uint8), "record": tf.zeros(shape[:1], tf.int64)})
-
-    def host(inputs: dict[str, Any]) -> None:
-        del inputs  # the batch is there; nothing more to do
-
-    def finished(inputs: dict[str, Any]) -> None:
-        finish(inputs)[0, 0, 0, 0].numpy()
-
-    if pipeline.cache is not None:  # the epoch that decodes is not what a cache is for
-        for _ in range(pipeline.steps_per_epoch()):
-            next(batches)
-    steps = max(2, round(seconds / _seconds_per_step(batches, host, until=seconds)))
-    rates: dict[str, list[float]] = {"images_per_second": [], "finished_images_per_second": []}
-    for _ in range(rounds):
-        for name, consume in (("images_per_second", host), ("finished_images_per_second", finished)):
-            # Batches that lie finished in the prefetch buffer would count as made in no time.
-            for _ in range(3):
-                next(batches)
-            started = time.perf_counter()
-            for _ in range(steps):
-                consume(next(batches)[0])
-            rates[name].append(steps * pipeline.config.batch_size / (time.perf_counter() - started))
-    return {
-        **{name: _spread(values) for name, values in rates.items()},
-        "rounds": rounds,
-        "steps_per_round": steps,
-        "peak_rss_mib": round(peak_memory() / (1 << 20), 1),
-        "padding_waste": round(pipeline.plan.padding_waste(), 4),
-        "config": {
-            **asdict(pipeline.config),
-            "dataset": pipeline.dataset.location,
-            "split": pipeline.plan.split.name,
-            "records": pipeline.plan.split.num_records,
-            "canvases": pipeline.plan.shapes,
-            "cores": available_cores(),
-            "python": sys.version.split()[0],
-            "tensorflow": tf.__version__,
-        },
-    }
-
-
-def _seconds_per_step(batches: Iterator[Any], consume: Callable[[Any], None], *, until: float) -> float:
-    next(batches)  # the first one waits for threads, files and the planning of a window
-    started, steps = time.perf_counter(), 0
-    while steps < 2 or time.perf_counter() - started < until:
-        consume(next(batches)[0])
-        steps += 1
-    return (time.perf_counter() - started) / steps
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 1),
-        "low": round(min(values), 1),
-        "high": round(max(values), 1),
-    }
-
-
-def _text(report: dict[str, Any]) -> str:
-    config = report["config"]
-    rows: list[tuple[str, ...]] = [("images per second", "median", "low", "high")]
-    for label, name in (
-        ("batches (uint8 canvases)", "images_per_second"),
-        ("finished images", "finished_images_per_second"),
-    ):
-        rows.append((label, *(f"{report[name][key]:,.1f}" for key in ("median", "low", "high"))))
-    canvases = ", ".join(f"{height}x{width}" for height, width in config["canvases"])
-    return "\n".join(
-        (
-            f"{config['fit']} to {config['image_size'][0]}x{config['image_size'][1]}, batch {config['batch_size']}, "
-            f"{config['cores']} cores, {report['rounds']} rounds of {report['steps_per_round']} steps",
-            table(rows, right=frozenset((1, 2, 3))),
-            f"canvases {canvases}; {report['padding_waste']:.1%} of their pixels is padding",
-            f"peak memory {report['peak_rss_mib']:,.0f} MiB",
+    rows: list[tuple[str, ...]] = [("stage", head, "range", "CPU ms", "share", "")]
+    for each in stages:
+        spread = each[rate]
+        share = each["share"]
+        rows.append(
+            (
+                each["name"],
+                f"{spread['median']:,.0f}",
+                f"{spread['low']:,.0f}-{spread['high']:,.0f}",
+                "" if each["cpu_ms"] is None else f"{each['cpu_ms']:.2f}",
+                "" if share is None else f"{share:.0%}",
+                "" if share is None else f"{'#' * round(20 * share):20}  {each['about']}",
+            )
         )
+    return table(rows, right=frozenset((1, 2, 3, 4)))
+
+
+def _rates(spread: dict[str, float]) -> tuple[str, ...]:
+    return tuple(f"{spread[name]:,.1f}" for name in ("median", "low", "high"))
+
+
+def _verdict(report: dict[str, Any], compared: str, what: str) -> str:
+    found = report["compare"][what]
+    ratio = found["ratio"]
+    colour = {"faster": "green", "slower": "red"}.get(found["verdict"])
+    text = f"{compared} is {found['verdict']}" if colour else f"{compared}: no difference can be told"
+    return (
+        f"{'batches' if what == 'host' else 'finished images'}: {paint(text, colour) if colour else text}: "
+        f"{ratio['median']:.2f} times as fast ({ratio['low']:.2f} to {ratio['high']:.2f}, "
+        f"{found['confidence']:.0%} sure; {found['other']['median']:,.1f} images/s)"
     )

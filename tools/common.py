@@ -1,15 +1,12 @@
-"""What the commands share: flags, progress bars, JSON and tables."""
+"""What the commands share: flags, JSON and tables; `console` has what they show beside that."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
-
-from tqdm import tqdm
 
 from irv2data.errors import UsageError
 from irv2data.pipeline.augmentation import Augment
@@ -24,30 +21,6 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def print_json(content: dict[str, Any]) -> None:
     """Prints one JSON object; bytes of paths that are not UTF-8 appear as escaped surrogates."""
     print(json.dumps(content))
-
-
-class Bars:
-    """One progress bar a stage on standard error, when that is a terminal; silent otherwise."""
-
-    def __init__(self, unit: str):
-        self._unit = unit
-        self._stage = ""
-        self._bar: tqdm[Any] | None = None
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Shows that `done` of `total` units of `stage` are finished; a new stage closes the bar of the last one."""
-        if stage != self._stage or self._bar is None:
-            self.close()
-            # disable=None: tqdm shows itself on a terminal only.
-            self._bar = tqdm(desc=stage, total=total, unit=f" {self._unit}", file=sys.stderr, disable=None, leave=True)
-            self._stage = stage
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        """Ends the current bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def table(rows: Iterable[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> str:

@@ -13,7 +13,22 @@ from irv2data.errors import EXIT_DONE, EXIT_OVER_BUDGET, UsageError
 from irv2data.manifest import DUPLICATES as DUPLICATES_FILE
 from irv2data.manifest import REJECTS
 
-from .common import Bars, add_json, mib, print_json, printable, table
+from . import lookalikes
+from .common import add_json, mib, print_json, printable, table
+from .console import Bars, result
+
+EXAMPLES = (
+    ("irv2data convert photographs flowers", "a folder with one sub-folder a class; --dry_run first only counts"),
+    ("irv2data convert photographs flowers --max_short_side=400", "smaller, and faster to decode"),
+    ("irv2data convert photographs --advise", "what shrinking would save and cost, measured on a sample"),
+    (
+        "irv2data convert labels.csv flowers --label_column=species --image_root=photographs",
+        "a table of paths and labels",
+    ),
+    ("irv2data convert photographs flowers --splits=train=0.8,validation=0.1,test=0.1", "other splits"),
+    ("irv2data convert photographs flowers --resume", "finish a conversion that was interrupted"),
+    ("irv2data convert photographs flowers --append", "add the images that are new"),
+)
 
 # Option, kind of value (a type, the choices, or None for a switch) and help. Defaults are those of `ConvertConfig`.
 _OPTIONS: tuple[tuple[str, object, str], ...] = (
@@ -86,6 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--append", action="store_true", help="add what is new to a dataset that is there")
     parser.add_argument("--dry_run", action="store_true", help="count and lay out, write nothing")
     parser.add_argument(
+        "--near_duplicates",
+        choices=(lookalikes.KEEP, lookalikes.REPORT),
+        default=lookalikes.KEEP,
+        help="images that look alike, resized or saved again: report finds them when the dataset is finished, and "
+        "writes near_duplicates.json; all stay in the dataset (default: %(default)s)",
+    )
+    parser.add_argument(
         "--advise",
         action="store_true",
         help="convert a sample several ways, and print what shrinking costs and gains; DATASET is not needed",
@@ -106,6 +128,9 @@ def run(arguments: argparse.Namespace) -> int:
         background=_colour(arguments.background),
         **{name: getattr(arguments, name) for name, _, _ in _OPTIONS},
     )
+    looking = arguments.near_duplicates == lookalikes.REPORT
+    if looking:
+        lookalikes.check(arguments)
     if arguments.advise:
         from .advise import run_advice
 
@@ -127,13 +152,23 @@ def run(arguments: argparse.Namespace) -> int:
             dry_run=arguments.dry_run,
             progress=bars,
         )
+        found = lookalikes.look(arguments, bars) if looking else None
     finally:
         bars.close()
     if arguments.json:
-        print_json(report.as_json())
+        print_json(report.as_json() | ({"near_duplicates": found.summary()} if found else {}))
     else:
-        print(_text(report))
+        result(_text(report))
+        if found:
+            result(lookalikes.text(arguments.dataset, found))
     return EXIT_OVER_BUDGET if report.over_budget else EXIT_DONE
+
+
+def left(arguments: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    if arguments.advise or arguments.dry_run:
+        return "nothing was written; run it again"
+    return f"nothing was written yet; run it again: {arguments.dataset}"
 
 
 def _words(text: str) -> Sequence[str]:

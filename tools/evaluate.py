@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,14 @@ from irv2data.manifest import Dataset
 from irv2data.training.finished import FinishedRun
 
 from .common import add_json, print_json, printable, table
+from .console import Bars, note
 from .quiet import load_tensorflow, reading
 
+EXAMPLES = (
+    ("irv2data evaluate run1 flowers", "top-1, top-5 and the classes that are recognised least"),
+    ("irv2data evaluate run1 flowers --split=test --output=report", "each class and the confusion matrix, as files"),
+    ("irv2data evaluate run1 flowers --json", "everything, for a script"),
+)
 _SHOWN = 10  # classes in the table on a terminal: those that are recognised least
 
 
@@ -54,8 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
     strategy = make_strategy(arguments.replicas)
     with strategy.scope():
         model = trained.load_model()
-    with reading(arguments.dataset):
-        found = evaluate(model, pipeline, strategy)
+    bars = Bars("steps")
+    try:
+        with reading(arguments.dataset):
+            found = evaluate(model, pipeline, strategy, progress=lambda done, total: bars("evaluating", done, total))
+    finally:
+        bars.close()
     rows = [{"class": name, **row} for name, row in zip(trained.classes, found.by_class(), strict=True)]
     if arguments.output:
         _write(Path(arguments.output), rows, found.confusion, list(trained.classes))
@@ -84,7 +93,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], confusion: Any, classes: li
         confusion_picture(confusion, classes, folder / "confusion.png")
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    print(f"per_class.csv, confusion.csv, confusion.png: {folder}", file=sys.stderr)
+    note(f"per_class.csv, confusion.csv, confusion.png: {folder}")
 
 
 def _text(figures: dict[str, float], rows: list[dict[str, Any]]) -> str:

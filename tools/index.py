@@ -11,7 +11,14 @@ from irv2data.convert.config import LABELS
 from irv2data.errors import EXIT_DONE, SourceError, one_line
 from irv2data.manifest import REJECTS
 
-from .common import Bars, add_json, mib, print_json, printable, table
+from .common import add_json, mib, print_json, printable, table
+from .console import Bars, result
+
+EXAMPLES = (
+    ("irv2data index train-00000-of-00002 train-00001-of-00002 flowers", "shards whose names say their split"),
+    ("irv2data index part1.tfrecord part2.tfrecord flowers --split=train --classes=names.txt", "where names do not"),
+    ("irv2data index data.tfrecord flowers --image_key=picture --label_key=species", "keys that are not usual ones"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(asdict(adoption))
     else:
-        print(_text(adoption))
+        result(_text(adoption))
     return EXIT_DONE
+
+
+def left(arguments: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    return f"the shards are as they were, and {arguments.dataset} has no new index; run it again"
 
 
 def _text(adoption: Adoption) -> str:

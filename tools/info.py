@@ -14,6 +14,13 @@ from irv2data.labels import CLASS, CLASSES, NONE, NUMBER
 from irv2data.manifest import FORMAT_NAMES, Dataset, Split
 
 from .common import add_json, mib, print_json, printable, table
+from .console import result
+
+EXAMPLES = (
+    ("irv2data info flowers", "splits, classes, sizes, formats"),
+    ("irv2data info flowers --record=17 --split=validation", "where a record lies and which file it was made of"),
+    ("irv2data info flowers --json", "the same for a script"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print_json(content)
     else:
-        print(_text(dataset, splits))
+        result(_text(dataset, splits))
     return EXIT_DONE
 
 

@@ -18,9 +18,16 @@ from irv2data.storage import atomic_file
 from irv2data.training.files import Prediction, find_files, predict_files
 from irv2data.training.finished import FinishedRun
 
-from .common import Bars, add_json, print_json, printable
+from .common import add_json, print_json, printable
+from .console import Bars, result
 from .quiet import load_tensorflow
 
+EXAMPLES = (
+    ("irv2data predict run1 holiday", "the classes of all images below a folder"),
+    ("irv2data predict run1 one.jpg two.png --top_k=1", "of some files, the likeliest class alone"),
+    ("irv2data predict run1 holiday --output=found.csv", "as a table"),
+    ("irv2data predict run1 - --output=found.jsonl", "of the files that standard input names"),
+)
 _FORMATS = (".csv", ".jsonl")
 
 Write = Callable[[dict[str, Any]], None]
@@ -84,6 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OVER_BUDGET if failures else EXIT_DONE
 
 
+def left(arguments: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    return f"{arguments.output or 'nothing'} was {'not ' * bool(arguments.output)}written; run it again"
+
+
 def _given(argument: str) -> Iterator[str]:
     """The paths that an argument stands for; those on standard input are separated by line ends or zero bytes."""
     if argument != "-":
@@ -107,7 +119,7 @@ def _row(prediction: Prediction, classes: tuple[str, ...]) -> dict[str, Any]:
 def _print(row: dict[str, Any]) -> None:
     if "error" not in row:  # those are told at the end
         top = (f"{printable(each['class'])} {each['probability']:.3f}" for each in row["top"])
-        print(f"{printable(row['path'])}: {', '.join(top)}")
+        result(f"{printable(row['path'])}: {', '.join(top)}")
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from pathlib import Path
 from irv2data.errors import DatasetError
 from irv2data.storage import is_remote
 
+from .console import is_verbose
+
 _NVIDIA = Path("/dev/nvidiactl")
 
 
@@ -19,9 +21,11 @@ def load_tensorflow() -> None:
     """Imports TensorFlow and lets it look for devices, keeping what its C++ side prints meanwhile.
 
     TensorFlow 2.21 prints several lines before any log level applies to them. They are shown where they matter: when
-    the import fails, or when there is an NVIDIA driver and TensorFlow still finds no GPU. A user who sets
-    TF_CPP_MIN_LOG_LEVEL below 2 sees everything, as always.
+    the import fails, or when there is an NVIDIA driver and TensorFlow still finds no GPU. With `--verbose`, and for a
+    user who sets TF_CPP_MIN_LOG_LEVEL below 2, everything is shown, as always.
     """
+    if is_verbose():
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") < "2":
         import tensorflow  # noqa: F401
 
@@ -37,6 +41,9 @@ def load_tensorflow() -> None:
             import tensorflow as tf
 
             matters = not tf.config.list_physical_devices("GPU") and _NVIDIA.exists()
+        except KeyboardInterrupt:
+            matters = False
+            raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)

@@ -19,6 +19,12 @@ from .quiet import load_tensorflow
 
 PORT = 5050
 
+EXAMPLES = (
+    ("irv2data serve dispatcher --port=5050", "on one machine, beside the training job or not"),
+    ("irv2data serve dispatcher --work_dir=dealt", "one that can be restarted without its jobs noticing"),
+    ("irv2data serve worker --dispatcher=decoder-host:5050", "on each machine that shall read and decode"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""

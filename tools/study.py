@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,15 @@ from irv2data.errors import EXIT_DONE
 from irv2data.manifest import Dataset
 from irv2data.study.config import StudyConfig
 
-from .common import Bars, add_json, parse_size, print_json
+from .common import add_json, parse_size, print_json
+from .console import Bars, note
 from .quiet import load_tensorflow, reading
+
+EXAMPLES = (
+    ("irv2data study flowers flowers-study", "accuracy, speed and padding of each way of fitting images; a page"),
+    ("irv2data study flowers flowers-study --fits=resize,letterbox --repeats=5", "two ways, with more certainty"),
+    ("irv2data study flowers flowers-study --max_images=500 --seconds=0", "a first look in little time"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from irv2data.study import study
     from irv2data.training import make_strategy
 
-    bars = Bars("images")
+    bars = Bars("images", heads="ways", speed="rounds")
     try:
         with reading(arguments.dataset):
             report = study(
@@ -76,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
                 config,
                 make_strategy(arguments.replicas),
                 overwrite=arguments.overwrite,
-                log=lambda line: print(line, file=sys.stderr),
+                log=note,
                 progress=bars,
             )
     finally:

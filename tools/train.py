@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields
-from types import FrameType
 from typing import Any
 
 from irv2data.errors import EXIT_DONE
@@ -19,7 +12,6 @@ from irv2data.pipeline.config import FITS
 from irv2data.training.config import BALANCED, PRECISIONS, SCHEDULES, TrainConfig
 
 from .common import (
-    Bars,
     add_augment,
     add_json,
     add_place,
@@ -28,7 +20,18 @@ from .common import (
     parse_size,
     print_json,
 )
+from .console import Bars, note
+from .interrupts import stopping
 from .quiet import load_tensorflow, reading
+
+EXAMPLES = (
+    ("irv2data train flowers run1 --head_epochs=2 --fine_epochs=3 --unfreeze=12", "the head first, then top blocks"),
+    ("irv2data train flowers run1 --resume", "go on with a run that was stopped or killed"),
+    ("irv2data train flowers run1 --fit=letterbox --image_size=299x384 --batch_size=64", "whole images, not square"),
+    ("irv2data train flowers run1 --augment=rotate=15,mixup=0.2 --label_smoothing=0.1", "with more augmentation"),
+    ("irv2data train flowers run1 --cache=auto --precision=bfloat16", "faster where memory and GPUs allow"),
+    ("irv2data train flowers run1 --profile_steps=20,30", "record where the time of some steps goes, for TensorBoard"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("seed", "of order, crops and new weights"),
         ("buckets", "canvas shapes"),
         ("max_bad_records", "damaged records that are left out; with 0 the first is an error"),
+        ("figures_steps", "write what the input costs to TensorBoard every so many steps; 0: once an epoch"),
         ("checkpoint_steps", "write a checkpoint every so many steps, too; 0: at the end of each epoch"),
         ("keep_checkpoints", "how many are kept"),
     ):
@@ -90,6 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write events for TensorBoard",
     )
     parser.add_argument(
+        "--profile_steps", default="", metavar="FIRST,LAST", help="steps of this start that the profiler records"
+    )
+    parser.add_argument(
         "--weights",
         default=default.weights,
         help="imagenet, none (random), or a path, with its digest if you like: PATH#sha256=HEX (default: %(default)s)",
@@ -117,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         "image_size": parse_size(arguments.image_size),
         "unfreeze": parse_numbers("unfreeze", arguments.unfreeze),
         "progressive": tuple(parse_size(part) for part in arguments.progressive.split(",") if part),
+        "profile_steps": parse_numbers("profile_steps", arguments.profile_steps) or None,
         "crop_pixels": parse_size(arguments.crop_pixels) if arguments.crop_pixels else None,
         "class_weights": None if arguments.class_weights == "none" else arguments.class_weights,
         "validation_split": arguments.validation_split or None,
@@ -131,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
     strategy = make_strategy(arguments.replicas)
     bars = Bars("steps")
     try:
-        with reading(arguments.dataset), stopping() as stop:
+        with reading(arguments.dataset), stopping(b"stopping after this step; once more to stop at once\n") as stop:
             metrics = train(
                 dataset,
                 arguments.run_folder,
@@ -140,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
                 overwrite=arguments.overwrite,
                 resume=arguments.resume,
                 stop=stop,
-                log=lambda line: print(line, file=sys.stderr),
+                log=note,
                 progress=bars,
             )
     finally:
@@ -152,24 +160,6 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C or SIGTERM asks a run to stop after its step; the second one ends it at once."""
-    asked = threading.Event()
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        # Not `print`, whose buffer the signal may have come in the middle of.
-        os.write(2, b"stopping after this step; once more to stop at once\n")
-
-    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
-        yield asked.is_set
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def left(arguments: argparse.Namespace) -> str:
+    """What a run leaves that is interrupted outside of its steps; within them it says so itself."""
+    return f"--resume goes on from the last checkpoint in {arguments.run_folder}, or begins where there is none"

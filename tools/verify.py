@@ -10,7 +10,14 @@ from irv2data.convert.repair import Repair
 from irv2data.convert.verify import Problem
 from irv2data.errors import EXIT_DONE, EXIT_FAILED
 
-from .common import Bars, add_json, print_json, printable
+from .common import add_json, print_json, printable
+from .console import Bars, paint, result
+
+EXAMPLES = (
+    ("irv2data verify flowers", "sizes, counts and index, in a moment"),
+    ("irv2data verify flowers --deep", "every byte and every image"),
+    ("irv2data verify flowers --repair", "keep what can be read, name what is lost"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         finally:
             bars.close()
-        print_json(asdict(done)) if arguments.json else print(_repaired(done))
+        print_json(asdict(done)) if arguments.json else result(_repaired(done))
         return EXIT_DONE
     try:
         problems = verify(
@@ -54,10 +61,20 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("".join(_line(problem) + "\n" for problem in problems), end="")
         if problems:
-            print(f"problems: {len(problems)}; --repair keeps what can be read and names what is lost")
+            print(
+                f"{paint('problems:', 'red')} {len(problems)}; --repair keeps what can be read and names what is lost"
+            )
         else:
-            print("sound" if arguments.deep else "sound by sizes, counts and index; --deep reads every record")
+            how = "" if arguments.deep else " by sizes, counts and index; --deep reads every record"
+            print(paint("sound", "green") + how)
     return EXIT_FAILED if problems else EXIT_DONE
+
+
+def left(arguments: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    if arguments.repair:
+        return f"`irv2data verify --repair {arguments.dataset}` again finishes what it may have begun"
+    return "nothing was changed; run it again"
 
 
 def _line(problem: Problem) -> str:

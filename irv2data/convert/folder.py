@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from irv2data import index, manifest, storage
+from irv2data.convert.croissant import CROISSANT, croissant_text
 from irv2data.convert.describe import TFDS_FILES, appended_split, tfds_files
 from irv2data.convert.lock import LOCK, WORK
 from irv2data.convert.writer import load_arrays
 from irv2data.errors import DatasetError, UsageError
 from irv2data.manifest import Contents, Shard, Split
 
+NEAR_DUPLICATES = "near_duplicates.json"  # written on request, behind the commit; see `irv2data convert`
 _PLAN = "plan.json"
 JOURNAL = "repair.json"  # what a repair has decided to do and may not have done yet; see `repair`
 SHARD = re.compile(r".*-\d{5}-of-\d{5}\.tfrecord")
@@ -209,9 +211,20 @@ def commit(
     described = {} if contents.adopted else {split: shards for split, (shards, _) in splits.items()}
     for name, text in tfds_files(contents, described).items() if described else ():  # adopted shards have their own
         storage.write_bytes(storage.join(folder, name), text.encode("utf-8", "surrogateescape"))
+    _write_croissant(folder, contents, {split: shards for split, (shards, _) in splits.items()}, appended)
+    if not contents.adopted:  # where a file of that name would be theirs
+        storage.remove(storage.join(folder, NEAR_DUPLICATES))  # told of what the records were before
     text = manifest.manifest_text(contents=contents, splits=splits, source=source, appended=appended)
     storage.write_bytes(storage.join(folder, manifest.MANIFEST), text.encode())
     _tidy(folder, contents.index_folder)
+
+
+def _write_croissant(folder: str, contents: Contents, splits: Mapping[str, Sequence[Shard]], appended: int) -> None:
+    path = storage.join(folder, CROISSANT)
+    present = storage.read_bytes(path) if storage.size(path) is not None else None
+    text = croissant_text(contents, splits, appended=appended, present=present)
+    if text is not None:
+        storage.write_bytes(path, text.encode())
 
 
 def _tidy(folder: str, index_folder: str) -> None:
@@ -251,7 +264,7 @@ def drop_uncommitted(folder: str) -> None:
 def _clear(folder: str) -> None:
     """Removes what a conversion writes and nothing else; the manifest first, so that no moment looks finished."""
     storage.remove(storage.join(folder, manifest.MANIFEST))
-    own = {*TFDS_FILES, manifest.REJECTS, manifest.DUPLICATES, manifest.QUARANTINE}
+    own = {*TFDS_FILES, CROISSANT, NEAR_DUPLICATES, manifest.REJECTS, manifest.DUPLICATES, manifest.QUARANTINE}
     for name in storage.names(folder):
         if name in own or _INDEXES.fullmatch(name) or SHARD.fullmatch(name):
             storage.remove(storage.join(folder, name))

@@ -88,6 +88,7 @@ def convert(
         if dry_run:
             survey = Survey(origin, folder, config, workers, append, progress)
             return _Run(folder, survey, apply, progress).report(started, dry_run=True)
+        run: _Run | None = None
         with locked(folder):
             try:
                 if finish(folder) and resume:
@@ -99,9 +100,12 @@ def convert(
                 return run.report(started)
             except KeyboardInterrupt:
                 remove_partial(folder)
+                written = "" if run is None else f" ({run.written():,} of {len(run.plans):,} are written)"
                 again = "--append again" if append else "--resume"
                 kept = (
-                    f"finished shards are kept, go on with {again}" if has_begun(folder) else "nothing was written yet"
+                    f"finished shards are kept, go on with {again}{written}"
+                    if has_begun(folder)
+                    else "nothing was written yet, run it again"
                 )
                 raise InterruptedRunError(f"interrupted; {kept}: {folder}") from None
             except (Irv2dataError, OSError):
@@ -167,6 +171,10 @@ class _Run:
         )
         self.results = [results[number] for number in range(len(names))]
         self._commit(names)
+
+    def written(self) -> int:
+        """How many of the planned shards are there."""
+        return sum(self._finished(name) is not None for name in self.survey.shard_names())
 
     def _finished(self, name: str) -> ShardResult | None:
         result = load_result(self._result(name))

@@ -41,8 +41,8 @@ def verify(
 ) -> list[Problem]:
     """Compares a dataset folder with its manifest.
 
-    The promise covers manifest, shards and index. `rejects.jsonl`, `duplicates.jsonl` and the descriptions for TFDS are
-    told from no digest: they say what happened, and nothing reads records by them.
+    The promise covers manifest, shards and index. `rejects.jsonl`, `duplicates.jsonl` and the descriptions (for TFDS,
+    `croissant.json`) are told from no digest: they say what happened, and nothing reads records by them.
 
     Args:
         folder: The dataset folder.

@@ -112,7 +112,7 @@ class Maker:
         """
         how = tf.data.Dataset.from_tensor_slices(tuple(plan[name] for name in (*_HOW, *_FINISH)))
         encoded = read_records(self._path(plan), plan["offset"], self.key, self.request)
-        return tf.data.Dataset.zip((encoded, how)).map(self._image)
+        return tf.data.Dataset.zip((encoded, how)).map(self._image, name="decode")
 
     def _keep(self, rows: dict[str, tf.Tensor], missing: tf.Tensor) -> tf.Tensor:
         """Decodes those images of some rows that are missing in the cache."""
@@ -123,7 +123,7 @@ class Maker:
         def decode(scale: tf.Tensor, window: tf.Tensor, reduce: tf.Tensor) -> tf.data.Dataset:
             how = tf.data.Dataset.from_tensor_slices((rows["format"], scale, window, reduce))
             return tf.data.Dataset.zip((encoded, how)).map(
-                lambda encoded, how: decode_window(encoded, *how, others=self.others)
+                lambda encoded, how: decode_window(encoded, *how, others=self.others), name="decode"
             )
 
         with tf.control_dependencies([self.cache.fill(rows["record"], decode)]):
@@ -149,7 +149,11 @@ class Maker:
         filler = tf.data.Dataset.from_tensors(blank).repeat(count - tf.cast(number, tf.int64))
         # One worker a chunk, hence no parallelism of its own; one element, hence nothing is left over to lose.
         every = images.concatenate(filler)
-        stacked = every.batch(count) if same else every.padded_batch(count, padded_shapes=tf.cast(shape, tf.int64))
+        stacked = (
+            every.batch(count, name="batch")
+            if same
+            else every.padded_batch(count, padded_shapes=tf.cast(shape, tf.int64), name="batch")
+        )
         # An error where images are missing: reading says nothing of a shard that ends before a record.
         return tf.reshape(stacked.get_single_element(), tf.concat([[tf.cast(count, tf.int32)], shape], axis=0))
 

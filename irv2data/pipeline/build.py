@@ -26,6 +26,7 @@ from irv2data.pipeline.others import other_decoders
 from irv2data.pipeline.places import Place, places
 from irv2data.pipeline.plan import Plan
 from irv2data.pipeline.read import request_bytes
+from irv2data.pipeline.service.tally import Chunks
 from irv2data.pipeline.state import resume, state
 from irv2data.pipeline.summary import describe
 from irv2data.pipeline.tensorflow_io import open_scheme
@@ -64,6 +65,7 @@ class Pipeline:
             remedy = "open the dataset without direct" if self.dataset.direct else "convert the images to JPEG"
             raise UsageError(f"service: its workers have no tensorflow-io; {remedy}, or leave service out")
         self._bad = BadRecords(self.plan.split, self.config.max_bad_records)
+        self._chunks = Chunks()
         self._cache: Cache | None = None
         self._on_devices: dict[tf.distribute.Strategy, DeviceCache] = {}
 
@@ -93,6 +95,26 @@ class Pipeline:
     def bad_records(self) -> tuple[Place, ...]:
         """The damaged records that filler has taken the place of so far, in this process (`max_bad_records`)."""
         return tuple(place for place in places(self.plan.split, self._bad.records) if place is not None)
+
+    @property
+    def on_devices(self) -> bool:
+        """Whether batches come from the devices' own memory by now (`cache="device"`)."""
+        return any(cache.filled for cache in self._on_devices.values())
+
+    @property
+    def kept(self) -> float | None:
+        """Share of the records whose decoded image is kept by now; None without a cache."""
+        if self.plan.residence is None:
+            return None
+        if self.on_devices:  # which the host's cache has been given up for
+            return 1.0
+        return 0.0 if self._cache is None else float(self._cache.there.mean())
+
+    @property
+    def made_here(self) -> float | None:
+        """Share of the chunks so far that no worker of the service gave; None without a service, or any chunk."""
+        chunks = self._chunks
+        return chunks.here / chunks.total if chunks.total else None
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Exactly how many batches an epoch has: N // B, or ceil(N / B) without `drop_remainder`.
@@ -165,7 +187,7 @@ class Pipeline:
         Raises:
             UsageError: There is no such step.
         """
-        return self._share(_begins(epoch, step, epochs), Share.whole(max(self.plan.batch_sizes)), None)
+        return self.host_batches(_begins(epoch, step, epochs), Share.whole(max(self.plan.batch_sizes)), None)
 
     def epoch_by_epoch(self) -> tf.data.Dataset:
         """The batches of epoch 0; each further time that the dataset is iterated, by `repeat` too, of the next epoch.
@@ -173,7 +195,7 @@ class Pipeline:
         For what iterates a dataset once an epoch, as Keras' `fit` does. Elements are those of `batches`.
         """
         epochs = itertools.count()
-        return self._share(lambda: next(epochs), Share.whole(max(self.plan.batch_sizes)), None)
+        return self.host_batches(lambda: next(epochs), Share.whole(max(self.plan.batch_sizes)), None)
 
     def distribute(
         self, strategy: tf.distribute.Strategy, epoch: int = 0, step: int = 0, *, epochs: int = 1, counted: bool = False
@@ -202,7 +224,9 @@ class Pipeline:
             for each in begins:
                 self.plan.check_step(*each)
             return DeviceEpochs(self._devices(strategy, share), begins)
-        return distribute(strategy, lambda context: self._share(begins, share(context), strategy), counted=counted)
+        return distribute(
+            strategy, lambda context: self.host_batches(begins, share(context), strategy), counted=counted
+        )
 
     def _devices(
         self, strategy: tf.distribute.Strategy, share: Callable[[tf.distribute.InputContext], Share]
@@ -211,7 +235,7 @@ class Pipeline:
             self._on_devices[strategy] = DeviceCache(
                 self.plan,
                 strategy,
-                through_host=lambda begin, context: self._share([begin], share(context), strategy),
+                through_host=lambda begin, context: self.host_batches([begin], share(context), strategy),
                 maker=lambda context: self.maker(share(context), strategy),
                 fill=self._fill,
             )
@@ -241,7 +265,7 @@ class Pipeline:
             raise UsageError(f"start: epoch must be in [0, {epochs}), got {start[0]}")
         begins = _begins(*start, epochs - start[0])
         return distribute_for_keras(
-            strategy, lambda share: self._share(begins, share, strategy).map(self._for_fit), self.plan
+            strategy, lambda share: self.host_batches(begins, share, strategy).map(self._for_fit), self.plan
         )
 
     def _for_fit(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -255,7 +279,7 @@ class Pipeline:
             label = mix_labels(batch, self.output, len(self.dataset.classes))
         return inputs, label, batch["weight"]
 
-    def _share(
+    def host_batches(
         self,
         begins: list[tuple[int, int]] | Callable[[], int],
         share: Share,
@@ -269,9 +293,9 @@ class Pipeline:
             # The plan comes in windows, one Python call each; from here to the batch everything runs in the graph.
             batches = self._made(planned_chunks(self.plan, begins, share, self.ahead()), maker)
             if share.chunks > 1:
-                batches = batches.batch(share.chunks).map(maker.join)
+                batches = batches.batch(share.chunks, name="replica").map(maker.join, name="join")
         # Last, so that it overlaps with the step: two batches ready for every replica that this process feeds.
-        return batches.prefetch(2 * share.replicas)
+        return batches.prefetch(2 * share.replicas, name="ready")
 
     def _from_workers(
         self, address: str, begins: list[tuple[int, int]] | Callable[[], int], maker: Maker
@@ -282,7 +306,7 @@ class Pipeline:
         if callable(begins):
             raise UsageError("service: workers must know all epochs beforehand; use batches(epochs=...) or distribute")
         request = Request.of(self.dataset, self.plan, maker.on_host, maker.share, begins)
-        return Service(address, request, self.plan, maker, self._bad, self._made).dataset()
+        return Service(address, request, self.plan, maker, self._bad, self._chunks, self._made).dataset()
 
     def ahead(self) -> Ahead | None:
         """What has a remote dataset's shards here before they are read; None where they lie in a folder."""
@@ -324,6 +348,7 @@ class Pipeline:
             cycle_length=cores,
             num_parallel_calls=cores,
             deterministic=True,
+            name="chunks",
         )
 
     def _fill(self) -> HostCache:

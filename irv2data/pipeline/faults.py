@@ -189,7 +189,7 @@ def chunk_dataset(plan: dict[str, tf.Tensor], recovery: Recovering) -> tf.data.D
     """
     maker = recovery.maker
     once = tf.data.Dataset.from_tensors(maker.cut(plan))
-    made = once.map(maker.make)
+    made = once.map(maker.make, name="make")
     spec = made.element_spec
     # Of a dataset of one element: what is ignored is one error, and the sequence cannot become shorter or endless.
     return made.ignore_errors().concatenate(once.map(lambda plan: recovery.in_graph(plan, spec))).take(1)

@@ -93,7 +93,8 @@ def answered(
         return shaped(ask(which, [spec.dtype for spec in specs.values()]), specs)
 
     # The next call is answered while the chunks of this one are decoded.
-    return calls.map(in_graph).prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
+    planned = calls.map(in_graph, name="plan").prefetch(1, name="planned")
+    return planned.flat_map(tf.data.Dataset.from_tensor_slices)
 
 
 def shaped(values: Iterable[tf.Tensor], specs: dict[str, tf.TensorSpec]) -> dict[str, tf.Tensor]:

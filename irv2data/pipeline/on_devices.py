@@ -56,6 +56,11 @@ class DeviceCache:
         # One a canvas shape, so that shapes are static and a second trace of any of them would show.
         self.graphs: dict[tuple[int, int], Any] = {}
 
+    @property
+    def filled(self) -> bool:
+        """Whether they are there."""
+        return bool(self._tiles)
+
     def epoch(self, begin: tuple[int, int]) -> Iterator[dict[str, Any]]:
         """The batches of an epoch from (epoch, step) on, as `Pipeline.distribute` gives them."""
         if self._tiles:

@@ -26,7 +26,12 @@ def request_bytes(split: Split) -> int:
 def read_records(
     path: tf.Tensor, offset: tf.Tensor, key: str = schema.ENCODED, request: int | None = None
 ) -> tf.data.Dataset:
-    """The compressed images of some records.
+    """The compressed images of some records: what `read_raw` gives, at the key of the compressed image."""
+    return read_raw(path, offset, request).map(lambda record: schema.parse(record, (key,))[key])
+
+
+def read_raw(path: tf.Tensor, offset: tf.Tensor, request: int | None = None) -> tf.data.Dataset:
+    """Some records, as they are stored.
 
     An offset at or past the end of a shard gives TensorFlow no record and no error: whoever takes the result has to
     count. (A check of each record here would cost a hundredth of the pipeline's time.)
@@ -34,7 +39,6 @@ def read_records(
     Args:
         path: string [N], the shard that each record is in.
         offset: int64 [N], byte where it starts.
-        key: Key of the compressed image in a record.
         request: Bytes to ask for at once, where each answer takes its time; None where shards are local files.
 
     Returns:
@@ -56,11 +60,9 @@ def read_records(
 
     places = tf.data.Dataset.from_tensor_slices((path, offset))
     if request is None:
-        records = places.flat_map(read_one)
-    else:
-        records = places.map(
-            lambda path, start: read_one(path, start).get_single_element(),
-            num_parallel_calls=_AT_ONCE,
-            deterministic=True,
-        )
-    return records.map(lambda record: schema.parse(record, (key,))[key])
+        return places.flat_map(read_one)
+    return places.map(
+        lambda path, start: read_one(path, start).get_single_element(),
+        num_parallel_calls=_AT_ONCE,
+        deterministic=True,
+    )

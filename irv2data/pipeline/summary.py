@@ -25,8 +25,9 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
 
     Returns:
         JSON-able: `steps`, exact; `records` of the split; `sampled_steps`, of which the rest is told; `canvases`, for
-        each of the ladder `height`, `width`, `batch_size`, `steps`, `images`; `distinct_shapes` that a step meets;
-        `padding_waste`, the share of canvas pixels that is padding; `filler`, rows that stand for no image;
+        each of the ladder `height`, `width`, `batch_size`, `steps`, `images` and its own `padding_waste`;
+        `distinct_shapes` that a step meets; `padding_waste`, the share of canvas pixels that is padding (0 of a canvas
+        without a step); `filler`, rows that stand for no image;
         `bytes_per_step` and `bytes_per_image` that go to the devices where they resize, `host_bytes_per_image` where
         the host does; `class_entropy` in bits within a batch, its mean: `bucketed`, and `unbucketed` for the same
         records in their order without regard to size (None where a label is not one class); `cache_bytes` that kept
@@ -36,7 +37,8 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
     number = {shape: row for row, shape in enumerate(plan.shapes)}
     sizes = plan.batch_sizes if plan.shapes == plan.canvases else (plan.config.batch_size,) * len(number)
     steps, images = np.zeros(len(number), int), np.zeros(len(number), int)
-    valid = total = filler = 0
+    valid, total = np.zeros(len(number), np.int64), np.zeros(len(number), np.int64)  # pixels of each canvas
+    filler = 0
     shapes: set[tuple[int, ...]] = set()
     bucketed: list[float] = []
     unbucketed: list[float] = []
@@ -46,30 +48,38 @@ def describe(plan: Plan, epoch: int = 0, windows: int = 64) -> dict[str, Any]:
         canvas = np.array([number[height, width] for height, width in batches.canvas.tolist()], int)
         np.add.at(steps, canvas, 1)
         np.add.at(images, canvas, there.sum(axis=1))
-        valid += int((np.prod(batches.size, axis=-1, dtype=np.int64) * there).sum())
-        total += int((np.prod(batches.canvas, axis=-1, dtype=np.int64) * batches.rows).sum())
+        np.add.at(valid, canvas, (np.prod(batches.size, axis=-1, dtype=np.int64) * there).sum(axis=1))
+        np.add.at(total, canvas, np.prod(batches.canvas, axis=-1, dtype=np.int64) * batches.rows)
         filler += int(batches.rows.sum() - there.sum())
         shapes |= {(int(rows), *shape) for rows, shape in zip(batches.rows, batches.canvas.tolist(), strict=True)}
         if plan.split.contents.labels == CLASS:
             bucketed += [_entropy(label[here]) for label, here in zip(batches.label, there, strict=True)]
             unbucketed += _without_buckets(plan, epoch, window, batches.rows)
     sampled, beside = int(steps.sum()), _bytes_beside(plan)
+    pixels = int(total.sum())
     height, width = plan.config.image_size
-    finished = (total / max(1, images.sum() + filler)) if plan.config.fit == NATIVE else height * width
+    finished = (pixels / max(1, images.sum() + filler)) if plan.config.fit == NATIVE else height * width
     rows = images.sum() + filler
     return {
         "steps": plan.steps_per_epoch(epoch),
         "records": plan.split.num_records,
         "sampled_steps": sampled,
         "canvases": [
-            {"height": h, "width": w, "batch_size": size, "steps": int(n), "images": int(m)}
-            for (h, w), size, n, m in zip(plan.shapes, sizes, steps, images, strict=True)
+            {
+                "height": height,
+                "width": width,
+                "batch_size": size,
+                "steps": int(steps[row]),
+                "images": int(images[row]),
+                "padding_waste": 1 - int(valid[row]) / int(total[row]) if total[row] else 0.0,
+            }
+            for row, ((height, width), size) in enumerate(zip(plan.shapes, sizes, strict=True))
         ],
         "distinct_shapes": len(shapes),
-        "padding_waste": 1 - valid / total if total else 0.0,
+        "padding_waste": 1 - int(valid.sum()) / pixels if pixels else 0.0,
         "filler": filler,
-        "bytes_per_step": (3 * total + (beside + _BOX) * int(rows)) / sampled if sampled else 0.0,
-        "bytes_per_image": (3 * total + (beside + _BOX) * int(rows)) / int(rows) if rows else 0.0,
+        "bytes_per_step": (3 * pixels + (beside + _BOX) * int(rows)) / sampled if sampled else 0.0,
+        "bytes_per_image": (3 * pixels + (beside + _BOX) * int(rows)) / int(rows) if rows else 0.0,
         "host_bytes_per_image": 12 * finished + beside,
         "class_entropy": {"bucketed": float(np.mean(bucketed)), "unbucketed": float(np.mean(unbucketed))}
         if bucketed

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from irv2data.errors import UsageError
-
-# Okabe and Ito's colours, which people who see few colours tell apart too; and marks, for those who see none.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_MARKS = "osD^vPX"
-_INK, _SOFT, _LINE = "#1d2430", "#5b6573", "#d9dee5"
+from irv2data.report.page import COLOURS, INK, LINE, MARKS, SOFT, figure, markup, render, svg
 
 
 def study_page(report: Mapping[str, Any], *, seen: Sequence[Mapping[str, Any]], not_pretrained: str) -> str:
@@ -28,29 +21,15 @@ def study_page(report: Mapping[str, Any], *, seen: Sequence[Mapping[str, Any]], 
     Raises:
         UsageError: Jinja2 or matplotlib is not installed.
     """
-    try:
-        import jinja2
-        import matplotlib  # noqa: F401  # the charts import its parts
-        from markupsafe import Markup
-    except ImportError as error:
-        raise UsageError("pages need the 'report' extra: pip install 'irv2data[report]'") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    # Undecodable bytes of file names have no place in UTF-8.
-    folder = report["dataset"]["folder"].encode("utf-8", "replace").decode()
-    return environment.get_template("study.html.j2").render(
+    return render(
+        "study.html.j2",
         report=report,
-        folder=folder,
         size=" x ".join(str(side) for side in report["config"]["image_size"]) + " pixels",
         not_pretrained=not_pretrained,
         seen=seen,
         behind=_behind(report["verdict"]),
         speed=_speed,
-        charts={name: Markup(chart) for name, chart in _charts(report).items()},  # made here
+        charts=markup(_charts(report)),
     )
 
 
@@ -86,90 +65,65 @@ def _charts(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _dots(names: list[str], values: list[np.ndarray], *, label: str, chance: float) -> str:
-    figure, axes = _figure(8.6, 0.9 + 0.36 * len(names))
+    drawn, axes = figure(8.6, 0.9 + 0.36 * len(names))
     for row, each in enumerate(values):
-        axes.plot(each, np.full(len(each), row), "o", color=_COLOURS[0], alpha=0.45, markersize=6, markeredgewidth=0)
-        axes.plot([each.mean()], [row], "|", color=_INK, markersize=16, markeredgewidth=2)
-    axes.axvline(chance, color=_SOFT, linestyle=":", linewidth=1.2)
-    axes.annotate("most frequent class", (chance, -0.75), color=_SOFT, fontsize=8, annotation_clip=False)
-    return _finished(figure, axes, names, label)
+        axes.plot(each, np.full(len(each), row), "o", color=COLOURS[0], alpha=0.45, markersize=6, markeredgewidth=0)
+        axes.plot([each.mean()], [row], "|", color=INK, markersize=16, markeredgewidth=2)
+    axes.axvline(chance, color=SOFT, linestyle=":", linewidth=1.2)
+    axes.annotate("most frequent class", (chance, -0.75), color=SOFT, fontsize=8, annotation_clip=False)
+    return _finished(drawn, axes, names, label)
 
 
 def _ranges(arms: list[Mapping[str, Any]]) -> str:
-    figure, axes = _figure(8.6, 0.9 + 0.36 * len(arms))
+    drawn, axes = figure(8.6, 0.9 + 0.36 * len(arms))
     for row, arm in enumerate(arms):
         rate = arm["images_per_second"]
-        axes.plot([rate["low"], rate["high"]], [row, row], color=_COLOURS[0], alpha=0.45, linewidth=4)
-        axes.plot([rate["median"]], [row], "o", color=_COLOURS[0], markersize=7)
+        axes.plot([rate["low"], rate["high"]], [row, row], color=COLOURS[0], alpha=0.45, linewidth=4)
+        axes.plot([rate["median"]], [row], "o", color=COLOURS[0], markersize=7)
     axes.set_xlim(left=0)
-    return _finished(figure, axes, [arm["name"] for arm in arms], "images per second")
+    return _finished(drawn, axes, [arm["name"] for arm in arms], "images per second")
 
 
-def _finished(figure: Any, axes: Any, names: list[str], label: str) -> str:
+def _finished(drawn: Any, axes: Any, names: list[str], label: str) -> str:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.9)
     axes.set_xlabel(label)
-    axes.grid(axis="x", color=_LINE, linewidth=0.8)
-    return _svg(figure, label)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    return svg(drawn, label)
 
 
 def _lines(arms: list[Mapping[str, Any]], by: str) -> str:
-    figure, axes = _figure(5.6, 4.2)
+    drawn, axes = figure(5.6, 4.2)
     kinds = [f"{each['name']}\n{each['images']:,} images" for each in arms[0][by]]
     places = np.arange(len(kinds))
     # Side by side, so that equal values do not hide each other.
     shifts = np.linspace(-0.18, 0.18, len(arms))
     for number, arm in enumerate(arms):
-        colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+        colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         values = [100 * each["accuracy"] for each in arm[by]]
         axes.plot(places + shifts[number], values, mark, color=colour, label=arm["name"], markersize=6)
         axes.plot(places + shifts[number], values, color=colour, alpha=0.3, linewidth=1)
     axes.set_xticks(places, kinds, fontsize=8)
     axes.set_ylabel("accuracy, %")
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _svg(figure, f"accuracy {by.replace('_', ' ')}")
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    drawn.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return svg(drawn, f"accuracy {by.replace('_', ' ')}")
 
 
 def _cosines(moved: Mapping[str, Any], name: str) -> str:
     names, mean, low = moved["names"], np.array(moved["mean"]), np.array(moved["low"])
     side = 1.4 + 0.72 * len(names)
-    figure, axes = _figure(side + 0.8, side)
+    drawn, axes = figure(side + 0.8, side)
     axes.imshow(mean, cmap="Blues_r", vmin=min(0.5, float(mean.min())), vmax=1.0)
     middle = (min(0.5, float(mean.min())) + 1) / 2
     for row in range(len(names)):
         for column in range(len(names)):
             if row == column:
                 continue
-            colour = "white" if mean[row, column] < middle else _INK
+            colour = "white" if mean[row, column] < middle else INK
             axes.text(column, row - 0.1, f"{mean[row, column]:.3f}", ha="center", va="center", color=colour, fontsize=8)
             axes.text(column, row + 0.22, f"{low[row, column]:.2f}", ha="center", va="center", color=colour, fontsize=6)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.tick_params(length=0)
-    return _svg(figure, f"cosines between {name}")
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure of so many inches and its axes, without a display and without global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_LINE)
-    axes.tick_params(colors=_INK, length=0)
-    return figure, axes
-
-
-def _svg(figure: Any, label: str) -> str:
-    import matplotlib
-
-    text = io.StringIO()
-    # Text stays text; and equal figures give equal files, with other names for their parts than other charts have.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.family": "sans-serif"}):
-        figure.savefig(
-            text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True
-        )
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg(drawn, f"cosines between {name}")

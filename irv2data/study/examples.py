@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from irv2data.device.stage import preprocess, to_uint8
-from irv2data.pipeline.build import Pipeline
-from irv2data.pipeline.config import NATIVE
+from irv2data.report.pictures import data_uri, seen
 from irv2data.study.config import StudyConfig
 from irv2data.study.images import Images
 
@@ -30,20 +25,9 @@ def examples(images: Images, config: StudyConfig) -> list[dict[str, Any]]:
         {
             "name": ", ".join(arm.name for arm in arms),
             "pictures": [
-                _picture(images.all_of(config.validation_split, arms[0].evaluation, rows=np.array([row])))
+                data_uri(seen(images.all_of(config.validation_split, arms[0].evaluation, rows=np.array([row])))[0][0])
                 for row in chosen
             ],
         }
         for arms in config.evaluations
     ]
-
-
-def _picture(pipeline: Pipeline) -> str:
-    batch = next(iter(pipeline.batches()))
-    image = np.asarray(preprocess(batch, pipeline.output))[0]
-    if pipeline.config.fit == NATIVE:
-        height, width = np.asarray(batch["size"])[0]
-        image = image[:height, :width]
-    data = io.BytesIO()
-    Image.fromarray(to_uint8(image)).save(data, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")

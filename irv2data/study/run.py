@@ -14,6 +14,9 @@ import tensorflow as tf
 from irv2data.errors import UsageError
 from irv2data.labels import CLASS
 from irv2data.manifest import Dataset
+from irv2data.measure.figures import spread
+from irv2data.measure.stages import finished
+from irv2data.measure.turns import in_turns
 from irv2data.pipeline.config import RESIZE
 from irv2data.pipeline.distribute import share_of
 from irv2data.study.conclusion import NOT_PRETRAINED, conclusion
@@ -23,8 +26,7 @@ from irv2data.study.heads import predictions, train_head
 from irv2data.study.images import AllFeatures, Images
 from irv2data.study.movement import fits_moved, resizers_moved
 from irv2data.study.output import prepare, write
-from irv2data.study.speed import images_per_second
-from irv2data.study.statistics import LEAST_IN_BIN, aspect_bins, size_bins, spread, verdict
+from irv2data.study.statistics import LEAST_IN_BIN, aspect_bins, size_bins, verdict
 from irv2data.training.config import AUTO
 from irv2data.training.model import build_model, set_statistics
 from irv2data.training.step import Preprocessor
@@ -83,14 +85,14 @@ def study(
         arms.append(_row(arm, correct[arm.name], rate, images, config))
     if config.seconds:
         pipelines = {arm.name: images.training(arm, seed=config.seed) for arm in config.arms}
-        rates = images_per_second(
-            pipelines,
+        turns = in_turns(
+            {name: finished(pipeline) for name, pipeline in pipelines.items()},
             rounds=config.rounds,
             seconds=config.seconds,
-            progress=lambda done: progress("speed", done, config.rounds),
+            progress=lambda done, total: progress("speed", done, total),
         )
         for row in arms:
-            row["images_per_second"] = spread(rates[row["name"]])
+            row["images_per_second"] = spread(turns[row["name"]].images_per_second)
     label = images.column(config.validation_split, "label")
     chance = float(np.bincount(label).max() / len(label))
     found = verdict(correct)

@@ -123,8 +123,3 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return np.asarray((one * other).sum(axis=1) / np.maximum(lengths, 1e-30))
-
-
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Median, lowest and highest."""
-    return {"median": float(np.median(values)), "low": float(np.min(values)), "high": float(np.max(values))}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "Evaluation": "evaluation",
+    "PipelineFigures": "callback",
     "TrainConfig": "config",
     "build_model": "model",
     "evaluate": "evaluation",
@@ -18,9 +19,19 @@ _HOMES = {
     "unfreeze": "model",
 }
 
-__all__ = ["Evaluation", "TrainConfig", "build_model", "evaluate", "make_strategy", "train", "unfreeze"]
+__all__ = [
+    "Evaluation",
+    "PipelineFigures",
+    "TrainConfig",
+    "build_model",
+    "evaluate",
+    "make_strategy",
+    "train",
+    "unfreeze",
+]
 
 if TYPE_CHECKING:
+    from irv2data.training.callback import PipelineFigures
     from irv2data.training.config import TrainConfig
     from irv2data.training.evaluation import Evaluation, evaluate
     from irv2data.training.loop import train

@@ -79,6 +79,10 @@ class TrainConfig:
         checkpoint_steps: Checkpoints are written at the end of every epoch, and every so many steps; 0 for not.
         keep_checkpoints: How many checkpoints are kept.
         tensorboard: Whether events for TensorBoard are written.
+        figures_steps: Events say what the input costs every so many steps, and at the end of each epoch; 0 for that
+            alone.
+        profile_steps: The first and the last step that TensorFlow's profiler records, counted from 1 at each start of
+            the run; None for none.
         crop_fraction: As in `PipelineConfig`.
         crop_pixels: As in `PipelineConfig`.
         max_pixels: As in `PipelineConfig`.
@@ -124,6 +128,8 @@ class TrainConfig:
     checkpoint_steps: int = 0
     keep_checkpoints: int = 2
     tensorboard: bool = True
+    figures_steps: int = 50
+    profile_steps: tuple[int, int] | None = None
     crop_fraction: float = PipelineConfig.crop_fraction
     crop_pixels: tuple[int, int] | None = None
     max_pixels: int | None = None
@@ -210,6 +216,16 @@ class TrainConfig:
             ),
             (self.checkpoint_steps >= 0, f"checkpoint_steps must be 0 or more, got {self.checkpoint_steps}"),
             (self.keep_checkpoints >= 1, f"keep_checkpoints must be 1 or more, got {self.keep_checkpoints}"),
+            (self.figures_steps >= 0, f"figures_steps must be 0 or more, got {self.figures_steps}"),
+            (
+                self.profile_steps is None
+                or (len(self.profile_steps) == 2 and 1 <= self.profile_steps[0] <= self.profile_steps[1]),
+                f"profile_steps must be a first step, 1 or more, and a last one, as 20,30, got {self.profile_steps}",
+            ),
+            (
+                self.profile_steps is None or self.tensorboard,
+                "profile_steps are recorded for TensorBoard; leave tensorboard on",
+            ),
             (self.max_steps >= 0, f"max_steps must be 0 (all) or more, got {self.max_steps}"),
         ):
             if not ok:

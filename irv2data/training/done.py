@@ -19,6 +19,8 @@ _FREE = (
     "checkpoint_steps",
     "keep_checkpoints",
     "tensorboard",
+    "figures_steps",
+    "profile_steps",
     *FREE_OPTIONS,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from irv2data.pipeline.build import Pipeline
 from irv2data.training.step import Preprocessor
 
 _TOP = 5
+
+Progress = Callable[[int, int], None]  # batches done, and in all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,7 @@ class Evaluator:
             raise UsageError("evaluation needs a pipeline with drop_remainder=False, to count every record")
         self._classes = len(pipeline.dataset.classes)
         self._batches = pipeline.distribute(strategy)  # once: making it takes a second
+        self._steps = pipeline.steps_per_epoch()
         self._preprocess = preprocess or Preprocessor(strategy, pipeline.output)
 
         def replica(inputs: Any, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -96,11 +100,11 @@ class Evaluator:
 
         self._step = step
 
-    def __call__(self) -> Evaluation:
+    def __call__(self, progress: Progress = lambda done, total: None) -> Evaluation:
         """One pass over the split."""
         loss, top5, records = 0.0, 0, 0
         confusion = np.zeros((self._classes, self._classes), np.int64)
-        for batch in self._batches:
+        for number, batch in enumerate(self._batches, 1):
             inputs = self._preprocess(batch)
             found = self._step(inputs, {name: batch[name] for name in ("label", "weight")})
             losses, top, label, weight = (each.numpy() for each in found)
@@ -109,6 +113,7 @@ class Evaluator:
             top5 += int((top[real] == label[real, None]).any(axis=1).sum())
             records += int(real.sum())
             np.add.at(confusion, (label[real], top[real, 0]), 1)
+            progress(number, self._steps)
         return Evaluation(
             loss=float(loss / records),
             accuracy=float(np.trace(confusion) / records),
@@ -118,6 +123,11 @@ class Evaluator:
         )
 
 
-def evaluate(model: keras.Model, pipeline: Pipeline, strategy: tf.distribute.Strategy) -> Evaluation:
+def evaluate(
+    model: keras.Model,
+    pipeline: Pipeline,
+    strategy: tf.distribute.Strategy,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
     """Evaluates a model on all records of a pipeline's split; the arguments are those of `Evaluator`."""
-    return Evaluator(model, pipeline, strategy)()
+    return Evaluator(model, pipeline, strategy)(progress)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from irv2data import storage
 from irv2data.device.stage import to_uint8
 from irv2data.errors import DatasetError
+from irv2data.pipeline.meter import ABOUT
 from irv2data.training.checkpoint import TENSORBOARD
 
 HISTORY = "history.csv"
@@ -22,11 +23,44 @@ _IMAGES = 8
 _WORDS = ("phase", "image_size")  # columns that are no numbers
 
 
-class Journal:
-    """Writes a run's history into its folder.
+class Events:
+    """A folder of events for TensorBoard.
 
     TensorBoard itself need not be installed: TensorFlow's own writer takes the finished events (its `tf.summary.scalar`
     needs the tensorboard package since it no longer comes with TensorFlow).
+
+    Args:
+        folder: Where the file of events appears.
+    """
+
+    def __init__(self, folder: Path):
+        self._writer = tf.summary.create_file_writer(os.fspath(folder))
+        self._canvases: set[str] = set()
+
+    def figures(self, figures: Mapping[str, Any], step: int) -> None:
+        """Writes what the input cost up to a step, as `Meter.figures` says it, below `pipeline/`."""
+        summary = tf.compat.v1.Summary()
+        self._canvases |= set(figures["canvases"])  # one that was there before has share 0, not a gap in its curve
+        shares = {
+            f"canvas_share/{size}": figures["canvases"].get(size, 0) / max(1, figures["steps"])
+            for size in sorted(self._canvases)
+        }
+        for name, value in {**figures, **shares}.items():
+            about = ABOUT.get(name.partition("/")[0])
+            if about is not None and value is not None:
+                added = summary.value.add(tag=f"pipeline/{name}", simple_value=float(value))
+                added.metadata.summary_description = about
+        self.write(summary, step)
+
+    def write(self, summary: Any, step: int) -> None:
+        """Writes a `tf.compat.v1.Summary`."""
+        with self._writer.as_default():
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
+        self._writer.flush()
+
+
+class Journal:
+    """Writes a run's history into its folder.
 
     Args:
         folder: The run's.
@@ -35,7 +69,7 @@ class Journal:
 
     def __init__(self, folder: Path, *, tensorboard: bool):
         self._folder = folder
-        self._writer = tf.summary.create_file_writer(os.fspath(folder / TENSORBOARD)) if tensorboard else None
+        self._events = Events(folder / TENSORBOARD) if tensorboard else None
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes the history so far, of which the last row is new.
@@ -59,6 +93,11 @@ class Journal:
             summary.value.add(tag=_tag(name), simple_value=float(value))
         self._write(summary, sum(each["steps"] for each in history))
 
+    def figures(self, figures: Mapping[str, Any], step: int) -> None:
+        """Writes what the input cost up to a step, as `Events.figures`."""
+        if self._events is not None:
+            self._events.figures(figures, step)
+
     def images(self, name: str, images: np.ndarray, step: int) -> None:
         """Shows some finished images, float [B, h, w, 3] in [-1, 1], as `name`."""
         summary = tf.compat.v1.Summary()
@@ -70,11 +109,8 @@ class Journal:
         self._write(summary, step)
 
     def _write(self, summary: Any, step: int) -> None:
-        if self._writer is None:
-            return
-        with self._writer.as_default():
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
-        self._writer.flush()
+        if self._events is not None:
+            self._events.write(summary, step)
 
 
 def line(row: Mapping[str, Any], epochs: int) -> str:
@@ -84,6 +120,8 @@ def line(row: Mapping[str, Any], epochs: int) -> str:
         text += f", validation loss {row['validation_loss']:.4f}, accuracy {row['validation_accuracy']:.3f}"
     if row["images_per_second"] is not None:
         text += f", {row['images_per_second']:.1f} images/s, {row['input_wait']:.1%} waiting for input"
+    if row.get("made_here"):
+        text += f", {row['made_here']:.1%} of the chunks made here, not by workers"
     if row["bad_records"]:
         text += f", {row['bad_records']} damaged records left out"
     return text

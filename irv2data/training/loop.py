@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import tensorflow as tf
 from irv2data.errors import UsageError
 from irv2data.manifest import Dataset
 from irv2data.pipeline.config import NATIVE
-from irv2data.training.checkpoint import BEST, Checkpoints, prepare_run, save_run
+from irv2data.training.checkpoint import BEST, TENSORBOARD, Checkpoints, prepare_run, save_run
 from irv2data.training.config import TrainConfig
 from irv2data.training.done import Done
 from irv2data.training.inputs import Inputs
@@ -22,6 +23,7 @@ from irv2data.training.journal import Journal
 from irv2data.training.model import build_model, set_statistics
 from irv2data.training.optimizer import learning_rate
 from irv2data.training.phases import class_weights, phases
+from irv2data.training.profiling import Profile
 from irv2data.training.run import Log, Progress, Run
 from irv2data.training.step import Objective
 from irv2data.training.strategy import hosts_together, is_chief, precision_on
@@ -95,6 +97,7 @@ def train(
         log("random weights: this shows the machinery, not the accuracy")
         if saved is None:
             set_statistics(model, inputs.first_inputs(), strategy)
+    profile = Profile(folder / TENSORBOARD, config.profile_steps if is_chief(strategy) else None)
     running = Run(
         model=model,
         inputs=inputs,
@@ -104,12 +107,13 @@ def train(
         checkpoints=checkpoints,
         best=Checkpoints(folder, 1, BEST),
         journal=Journal(folder, tensorboard=config.tensorboard) if is_chief(strategy) else None,
+        profile=profile,
         done=done,
         log=log,
         progress=progress,
         stop=stop,
     )
-    with hosts_together(strategy):
+    with hosts_together(strategy), closing(profile):
         running.begin(resumed=saved is not None)
         running.train()
     with running.weights_to_save():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import tensorflow as tf
 from irv2data.errors import InterruptedRunError
 from irv2data.machine import peak_memory
 from irv2data.pipeline.config import NATIVE
+from irv2data.pipeline.meter import Meter, Reading
 from irv2data.training.checkpoint import Checkpoints
 from irv2data.training.config import TrainConfig
 from irv2data.training.done import Done
@@ -23,6 +23,7 @@ from irv2data.training.journal import Journal, line
 from irv2data.training.model import learning_groups, unfreeze
 from irv2data.training.optimizer import make_optimizer
 from irv2data.training.phases import Phase, best_epoch, phases, stops_early
+from irv2data.training.profiling import Profile
 from irv2data.training.step import Objective, TrainStep
 from irv2data.training.strategy import any_host
 
@@ -44,6 +45,7 @@ class Run:
         checkpoints: Checkpoints,
         best: Checkpoints,
         journal: Journal | None,
+        profile: Profile,
         done: Done,
         log: Log,
         progress: Progress,
@@ -57,6 +59,7 @@ class Run:
         self._checkpoints = checkpoints
         self._best = best
         self._journal = journal
+        self._profile = profile
         self._done = done
         self._log = log
         self._progress = progress
@@ -69,7 +72,7 @@ class Run:
     def begin(self, *, resumed: bool) -> None:
         """Evaluates the untrained network, or brings back what the last checkpoint holds."""
         if self._validate is not None and not resumed:
-            self._done.before = self._validate().figures()
+            self._done.before = self._validate(self._validating).figures()
         phase = [phase for phase in self._phases if phase.first <= self._done.epoch][-1]
         self._begin_phase(phase)
         if resumed:
@@ -93,7 +96,7 @@ class Run:
             row = {"epoch": epoch, "phase": self._phase.name, **self._epoch(batches)}
             if self._validate is not None:
                 with self._step.optimizer.averaged():
-                    after = self._validate()
+                    after = self._validate(self._validating)
                     row |= {f"validation_{name}": value for name, value in after.figures().items() if name != "records"}
                     done.after = after.figures()
                     losses = [*(each["validation_loss"] for each in done.history), row["validation_loss"]]
@@ -147,21 +150,25 @@ class Run:
         """
         done, preprocess = self._done, self._inputs.preprocess(self._done.epoch)
         training, steps, begun = self._inputs.training(done.epoch), self._inputs.steps(done.epoch), self._done.step
-        late = _Late(done.sums)
-        waiting, started = 0.0, time.perf_counter()
+        late, meter = _Late(done.sums), Meter(training, self._strategy.num_replicas_in_sync)
+        metered, started = meter(batches), meter.reading()
+        told = started
         while done.step < steps:
-            asked = time.perf_counter()
-            batch = next(batches)
-            waiting += time.perf_counter() - asked
-            inputs = preprocess(batch)
-            if done.step == 0 and done.epoch == self._phase.first:
-                self._show(inputs)
-            late.add(self._step(inputs, batch))
+            with self._profile.step(late.read):
+                with self._profile.part("waiting for a batch"):
+                    batch = next(metered)
+                inputs = preprocess(batch)
+                if done.step == 0 and done.epoch == self._phase.first:
+                    self._show(inputs)
+                late.add(self._step(inputs, batch))
             done.step += 1
-            self._progress(f"epoch {done.epoch + 1}", done.step, steps)
+            self._progress(f"epoch {done.epoch + 1}/{self._inputs.epochs}", done.step, steps)
             if done.step == begun + 1:
                 late.read()
-                started, waiting = time.perf_counter(), 0.0
+                started = told = meter.reading()
+            every = self._config.figures_steps
+            if every and done.step % every == 0 and done.step < steps:
+                told = self._tell(meter, told)
             if done.step < steps:
                 stops = any_host(self._strategy, self._stop())
                 if stops or (self._config.checkpoint_steps and done.step % self._config.checkpoint_steps == 0):
@@ -170,7 +177,8 @@ class Run:
                 if stops:
                     raise self._interrupted()
         late.read()
-        seconds, counted = max(time.perf_counter() - started, 1e-9), steps - begun - 1
+        whole = meter.figures(started)
+        self._tell(meter, told)
         some = max(1, steps // 5)
         loss, hits, images = np.sum(done.sums, axis=0).tolist()
         return {
@@ -181,12 +189,23 @@ class Run:
             "loss_first_fifth": _mean_loss(done.sums[:some]),
             "loss_last_fifth": _mean_loss(done.sums[-some:]),
             "learning_rate": self._step.optimizer.learning_rate,
-            "images_per_second": counted * self._config.batch_size / seconds if counted > 0 else None,
-            "input_wait": waiting / seconds if counted > 0 else None,
+            "images_per_second": whole["images_per_second"],
+            "input_wait": whole["input_wait"],
             "padding_waste": training.plan.padding_waste(done.epoch),
             "bad_records": len(training.bad_records),
             "peak_memory_mib": round(peak_memory() / (1 << 20), 1),
+            **{name: whole[name] for name in ("cache_filled", "made_here") if whole[name] is not None},
         }
+
+    def _tell(self, meter: Meter, since: Reading) -> Reading:
+        """Has the journal write what the input cost since then; returns the reading that comes next."""
+        if self._journal is not None:
+            before = sum(row["steps"] for row in self._done.history)
+            self._journal.figures(meter.figures(since), before + self._done.step)
+        return meter.reading()
+
+    def _validating(self, done: int, total: int) -> None:
+        self._progress("validation", done, total)
 
     def _show(self, inputs: Any) -> None:
         """The pictures that a phase begins with, as the network sees them, of this host's first replica."""

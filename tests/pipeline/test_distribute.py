@@ -153,7 +153,7 @@ def test_the_shares_of_two_workers_make_the_global_batches(dataset):
     pipeline = make(dataset, batch_size=24, fit="random_resized_crop")
     share = share_of(pipeline.plan, 4)
     parts = [
-        list(pipeline._share([(1, 2)], share(tf.distribute.InputContext(2, worker, 4)), None).as_numpy_iterator())
+        list(pipeline.host_batches([(1, 2)], share(tf.distribute.InputContext(2, worker, 4)), None).as_numpy_iterator())
         for worker in range(2)
     ]
     for step, batch in enumerate(pipeline.batches(epoch=1, step=2).as_numpy_iterator()):

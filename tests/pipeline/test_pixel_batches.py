@@ -113,7 +113,7 @@ def test_replicas_must_divide_the_multiple(dataset, cpu_strategy):
 def test_describe_is_what_the_epoch_is(options):
     plan = make_plan(2003, {"largest": 200}, **options)
     told = describe(plan, epoch=1)
-    shapes, steps, images, filler, valid, total, entropies = set(), Counter(), Counter(), 0, 0, 0, []
+    shapes, steps, images, filler, valid, total, entropies = set(), Counter(), Counter(), 0, Counter(), Counter(), []
     for step in range(plan.steps_per_epoch(1)):
         batch = plan.batch(1, step)
         canvas = tuple(batch.canvas[0].tolist())
@@ -122,21 +122,22 @@ def test_describe_is_what_the_epoch_is(options):
         steps[canvas] += 1
         images[canvas] += int(real.sum())
         filler += int((~real).sum())
-        valid += int(batch.size[0][real].astype(int).prod(axis=1).sum())
-        total += len(real) * math.prod(canvas)
+        valid[canvas] += int(batch.size[0][real].astype(int).prod(axis=1).sum())
+        total[canvas] += len(real) * math.prod(canvas)
         share = np.bincount(batch.label[0][real]) / real.sum()
         entropies.append(-sum(part * math.log2(part) for part in share.tolist() if part))
     assert told["steps"] == told["sampled_steps"] == sum(steps.values())
     assert told["records"] == 2003
     assert told["filler"] == filler
     assert told["distinct_shapes"] == len(shapes)
-    assert told["padding_waste"] == pytest.approx(1 - valid / total)
+    assert told["padding_waste"] == pytest.approx(1 - valid.total() / total.total())
     for canvas in told["canvases"]:
         shape = (canvas["height"], canvas["width"])
         assert (canvas["steps"], canvas["images"]) == (steps[shape], images[shape])
+        assert canvas["padding_waste"] == pytest.approx(1 - valid[shape] / total[shape] if total[shape] else 0)
     rows = sum(images.values()) + filler
     small = 16 + 8 + 1 + 32 + 8 + 8 + 4
-    assert told["bytes_per_image"] == pytest.approx(3 * total / rows + small)
+    assert told["bytes_per_image"] == pytest.approx(3 * total.total() / rows + small)
     assert told["bytes_per_step"] == pytest.approx(told["bytes_per_image"] * rows / sum(steps.values()))
     assert told["class_entropy"]["bucketed"] == pytest.approx(np.mean(entropies))
     if plan.config.buckets == 1:

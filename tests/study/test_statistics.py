@@ -7,7 +7,7 @@ import pytest
 
 from irv2data.study.conclusion import conclusion
 from irv2data.study.movement import moved
-from irv2data.study.statistics import aspect_bins, cosines, difference, size_bins, spread, verdict
+from irv2data.study.statistics import aspect_bins, cosines, difference, size_bins, verdict
 
 
 def answers(rng: np.random.Generator, *, accuracy: float, hard: np.ndarray, repeats: int = 5) -> np.ndarray:
@@ -87,10 +87,6 @@ def test_cosines():
     assert (found["names"], found["images"]) == (["a", "b"], 2)
     np.testing.assert_allclose(found["mean"], [[1, 0.5], [0.5, 1]], atol=1e-6)
     np.testing.assert_allclose(found["low"][0][1], 0.05, atol=1e-6)
-
-
-def test_spread():
-    assert spread(np.array([3.0, 1.0, 2.0])) == {"median": 2.0, "low": 1.0, "high": 3.0}
 
 
 def arm(name: str, accuracy: float, low: float, high: float) -> dict:

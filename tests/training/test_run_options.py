@@ -166,7 +166,7 @@ def test_tensorboard_has_the_same_scalars_and_the_images_of_each_phase(growing, 
         for value in event.summary.value:
             if value.HasField("image"):
                 pictures[value.tag] = event.step, tf.io.decode_png(value.image.encoded_image_string).numpy()
-            else:
+            elif not value.tag.startswith("pipeline/"):  # of test_figures
                 scalars[event.step, value.tag] = value.simple_value
     expected = {
         (5 * number, name.replace("validation_", "validation/") if "validation_" in name else f"train/{name}"): value

@@ -61,7 +61,12 @@ def test_what_a_person_sees(run):
     assert "random weights" in lines[0]
     assert lines[1].startswith("epoch 1/3 (head): loss ")
     assert lines[3].startswith("epoch 3/3 (fine): loss ")
-    assert done == [(f"epoch {epoch}", step, 10) for epoch in (1, 2, 3) for step in range(1, 11)]
+    validation = [("validation", step, 5) for step in range(1, 6)]
+    assert done == validation + [
+        each
+        for epoch in (1, 2, 3)
+        for each in [*((f"epoch {epoch}/3", step, 10) for step in range(1, 11)), *validation]
+    ]
 
 
 def test_saved_model_is_the_trained_one(run, dataset):

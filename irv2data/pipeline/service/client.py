@@ -20,6 +20,7 @@ from irv2data.pipeline.service.in_order import in_order
 from irv2data.pipeline.service.parts import PIXELS, SHAPE, Chunk, join, pack
 from irv2data.pipeline.service.receiver import ClosedError, Receiver
 from irv2data.pipeline.service.request import TOKENS, Request, Steps, answer_specs
+from irv2data.pipeline.service.tally import Chunks
 
 _HELD = (32, 1024)  # chunks held back for one that is missing: at first, and at most if memory allows
 _JOINING = 8  # batches that are put together at once
@@ -35,6 +36,7 @@ class Service:
         plan: The plan.
         maker: Makes chunks, for the request's share.
         bad: Told of the damaged records that workers put filler in the place of.
+        chunks: Told where chunks come from.
         made: From plans of chunks to chunks, here; one that does not come is made with it.
 
     Raises:
@@ -48,10 +50,12 @@ class Service:
         plan: Plan,
         maker: Maker,
         bad: BadRecords,
+        chunks: Chunks,
         made: Callable[[tf.data.Dataset, Maker], tf.data.Dataset],
     ):
         check_reachable(address)
         self._address, self._plan, self._maker, self._bad = address, plan, maker, bad
+        self._tally = chunks
         self._share, self._steps = request.share, Steps(plan, request.begins)
         packing = replace(maker, packed=True)
         self._packs = packing.packs
@@ -105,6 +109,7 @@ class Service:
         for planned, chunk in chunks:
             for record in np.setdiff1d(planned, chunk["record"]).tolist():
                 self._bad.add(record, ValueError("a worker's log says why"))
+            self._tally.total += 1
             yield chunk
 
     def _batch(self, *chunks: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -122,6 +127,7 @@ class Service:
 
     def _made_here(self, position: int) -> tuple[np.ndarray, Chunk]:
         """The chunk at a position, and the records planned for it."""
+        self._tally.here += 1
         number, part = divmod(position, self._share.replicas * self._share.chunks)
         epoch, step = self._steps.at(number)
         window, place = self._plan.place(epoch, step)
