@@ -138,10 +138,10 @@ def _replicas(report: dict[str, Any]) -> str:
 def _summary(report: dict[str, Any]) -> list[str]:
     host, devices, wait = report["host"], report["devices"], report["wait"]
     if devices is None:
-        return [f"The host feeds {host:,.0f} images/s. What the devices take is not known (--model, --wanted_rate)."]
+        return [f"The host feeds {_rate(host)} images/s. What the devices take is not known (--model, --wanted_rate)."]
     lines = [
-        f"The host feeds {host:,.0f} images/s, the devices take {devices:,.1f}: the job does {report['fed']:,.1f}, "
-        f"and a step {'loses' if report['shared'] else 'waits'} {wait:.0%} of its time"
+        f"The host feeds {_rate(host)} images/s, the devices take {_rate(devices)}: the job does "
+        f"{_rate(report['fed'])}, and a step {'loses' if report['shared'] else 'waits'} {wait:.0%} of its time"
         f"{' to the host, which needs the same processor' if report['shared'] else ' for images'}."
     ]
     if report["copy"] is not None and report["copy"] < min(host, devices):
@@ -159,6 +159,10 @@ def _summary(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def _advice(report: dict[str, Any]) -> list[str]:
     changes = {each["name"]: each for each in report["changes"]}
     chosen = report["recommended"]
@@ -168,14 +172,14 @@ def _advice(report: dict[str, Any]) -> list[str]:
         best = changes[chosen]
         lines = [
             paint(f"What would help most: {best['what']}.", "yellow"),
-            f"  predicted: {best['fed']:,.1f} images/s instead of {report['fed']:,.1f} ({best['gain']:+.0%}); "
+            f"  predicted: {_rate(best['fed'])} images/s instead of {_rate(report['fed'])} ({best['gain']:+.0%}); "
             f"{best['basis']}",
         ]
     if changes:
         rows: list[tuple[str, ...]] = [("change", "host, images/s", "job, images/s", "gain", "")]
         for name, each in changes.items():
             gain = f"{each['gain']:+.0%}"
-            rows.append((_SAID[name], f"{each['host']:,.0f}", f"{each['fed']:,.1f}", gain, each["what"]))
+            rows.append((_SAID[name], _rate(each["host"]), _rate(each["fed"]), gain, each["what"]))
         lines += ["", table(rows, right=frozenset((1, 2, 3)))]
     lines += [f"not {_SAID[name]}: {reason}" for name, reason in report["reasons"].items()]
     return lines

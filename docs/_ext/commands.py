@@ -74,8 +74,9 @@ class Command(SphinxDirective):
     def _argument(self, parser: argparse.ArgumentParser, action: argparse.Action) -> nodes.definition_list_item:
         term = nodes.term("", "", nodes.literal("", _spelling(action)))
         command = parser.prog.replace(" ", "-")
-        target = nodes.make_id(f"{command}-{(action.option_strings or [action.dest])[-1].strip('-')}")
-        term["ids"].append(target)
+        # One for each spelling, so that `commands.md#irv2data-train-unfreeze` leads here.
+        for word in action.option_strings or [action.dest]:
+            term["ids"].append(nodes.make_id(f"{command}-{word.strip('-')}"))
         text = (action.help or "") % _values(parser, action)
         return nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", text)))
 

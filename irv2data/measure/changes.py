@@ -101,13 +101,14 @@ def _cache(measured: Measured) -> Change:
     total = pipeline.plan.split.num_records
     rows = np.unique(np.linspace(0, total - 1, max(pipeline.config.batch_size, min(total, _CACHED))).astype(np.int64))
     sample = changed(pipeline, select(pipeline.dataset, pipeline.plan.split.name, rows), cache=HOST)
-    rate = _rates(measured, {"cached": sample})["cached"]
+    rates = _rates(measured, {"now": pipeline, "cached": sample})
     stage = measured.stage
     if job.shared and on_host(pipeline.plan, measured.strategy):  # what is kept is resized by the devices
         devices = Devices(sample, measured.strategy)
         turns = in_turns({"stage": devices.stage()}, rounds=measured.rounds, seconds=measured.seconds)
         stage = float(np.median(turns["stage"].images_per_second))
-    after = Job(host=rate, devices=_devices(measured, stage), copy=job.copy, shared=job.shared)
+    host = job.host * rates["cached"] / rates["now"]  # by the ratio: the machine may have drifted since
+    after = Job(host=host, devices=_devices(measured, stage), copy=job.copy, shared=job.shared)
     return forecast.change(
         job,
         after,

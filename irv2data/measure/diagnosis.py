@@ -107,6 +107,9 @@ def diagnose(
     rate = {name: float(np.median(each.images_per_second)) for name, each in {**host, **devices}.items()}
     step = rate.get(accelerator.STEP)
     taken = 1 / (1 / rate[accelerator.DEVICE_STAGE] + 1 / step) if step else question.wanted_rate or None
+    # The same was measured twice, with the other stages and with fewer cores: ratios stay, drift goes.
+    drift = rate[stages.BATCH] / list(rates.values())[-1]
+    scaled = {count: value * drift for count, value in rates.items()}
     job = Job(
         host=rate[stages.BATCH],
         devices=taken,
@@ -117,7 +120,7 @@ def diagnose(
         pipeline=pipeline,
         strategy=strategy,
         job=job,
-        by_cores=rates,
+        by_cores=scaled,
         canvas_seconds=_canvas_seconds(rate),
         stage=rate[accelerator.DEVICE_STAGE],
         step=step,
@@ -127,7 +130,7 @@ def diagnose(
     changes, reasons = possible(measured, progress)
     chosen = forecast.best(changes)
     replicas = strategy.num_replicas_in_sync
-    needed = None if taken is None or job.shared else forecast.cores_for(rates, taken / replicas)
+    needed = None if taken is None or job.shared else forecast.cores_for(scaled, taken / replicas)
     return {
         "stages": _rows(host, devices, rate, step is not None),
         "cores": [{"cores": count, "images_per_second": value} for count, value in rates.items()],

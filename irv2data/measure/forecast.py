@@ -118,11 +118,11 @@ def cores_for(measured: Mapping[int, float], wanted: float, most: int = 4096) ->
 
 
 def shares(ceilings: Mapping[str, float]) -> dict[str, float]:
-    """Of cumulative ceilings, in order: the share of the last one's time that each stage adds to those before it.
+    """Of cumulative ceilings, in order: the share of the time that each stage adds to those before it; their sum is 1.
 
-    A stage that was measured faster than the one before it, which the machine's drift can do, has none.
+    A stage that was measured faster than one before it, which the machine's drift can do, has none.
     """
-    whole = 1 / list(ceilings.values())[-1]
+    whole = 1 / min(ceilings.values())
     found, before = {}, 0.0
     for name, rate in ceilings.items():
         found[name] = max(0.0, 1 / rate - before) / whole

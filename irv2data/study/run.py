@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def study(
-    dataset: Dataset,
+    dataset: Dataset | str | os.PathLike[str],
     out: str | os.PathLike[str],
     config: StudyConfig,
     strategy: tf.distribute.Strategy,
@@ -52,7 +52,7 @@ def study(
     same number of steps, several repeats.
 
     Args:
-        dataset: The dataset, with one class an image.
+        dataset: The dataset, with one class an image, or the path or URI of its folder.
         out: Folder for `study.html`, `study.csv` (a row for each way), `images.csv` (one for each image that accuracy
             was measured on) and `study.json`.
         config: What to do.
@@ -69,6 +69,7 @@ def study(
         WeightsError: The weights cannot be had.
         DatasetError: The dataset cannot be read, or the folder not be written.
     """
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
     if dataset.contents.labels != CLASS:
         kind = dataset.contents.labels
         raise UsageError(f"{dataset.folder}: labels are of kind {kind!r}; study needs one class each")

@@ -31,7 +31,7 @@ from irv2data.training.weights import digest_of, weights_file
 
 
 def train(
-    dataset: Dataset,
+    dataset: Dataset | str | os.PathLike[str],
     run: str | os.PathLike[str],
     config: TrainConfig,
     strategy: tf.distribute.Strategy,
@@ -45,7 +45,7 @@ def train(
     """Fine-tunes Inception-ResNet-v2 on a dataset and saves model and metrics.
 
     Args:
-        dataset: The dataset.
+        dataset: The dataset, or the path or URI of its folder.
         run: Folder for `model.keras` (images in [-1, 1] to logits), `classes.json`, `metrics.json`, `history.csv`,
             `tensorboard` and `checkpoints`. Of several hosts, all have to see the same folder; the first one writes.
         config: What to do.
@@ -69,6 +69,7 @@ def train(
     """
     if not is_chief(strategy):  # one host speaks for all
         log, progress = (lambda line: None), (lambda stage, done, total: None)
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
     config = replace(config, precision=precision_on(strategy, config.precision))
     # Everything that can be wrong is found before the minutes that building and tracing the network take.
     inputs = Inputs(dataset, config, strategy)

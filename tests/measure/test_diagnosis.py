@@ -18,7 +18,7 @@ RATES = {
     **{"plan": 50_000.0, "read": 10_000.0, "parse": 8_000.0, "decode": 1_000.0, "batch": 800.0},
     **{"1": 450.0, "2": 800.0},
     **{"device stage": 4_000.0, "copy": 9_000.0, "step": 1_333.0},
-    **{"cached": 6_000.0, "now": 700.0, "smaller": 1_400.0},
+    **{"cached": 6_000.0, "now": 750.0, "smaller": 1_500.0},
 }
 
 
@@ -59,6 +59,7 @@ def test_the_report_for_devices_elsewhere(pipeline, cpu_strategy):
     assert sum(share[name] for name in ("plan", "read", "parse", "decode", "batch")) == pytest.approx(1, abs=1e-3)
     assert {each["name"]: each["cpu_ms"] for each in report["stages"]}["decode"] == 2.0
     found = {each["name"]: each for each in report["changes"]}
+    assert found["cache"]["host"] == pytest.approx(800 * 8)  # eight times as fast as the same thing just before
     assert found["cache"]["fed"] == 2000
     assert found["cache"]["gain"] == pytest.approx(1.5)
     assert found["cores"]["what"] == "9 cores of this kind for the pipeline (now 2)"

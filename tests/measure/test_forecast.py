@@ -76,6 +76,8 @@ def test_shares_add_up_and_none_is_negative():
     assert found == pytest.approx({"read": 0.16, "decode": 0.64, "batch": 0.2})
     drifted = forecast.shares({"read": 1000.0, "decode": 1100.0, "batch": 500.0})
     assert drifted == pytest.approx({"read": 0.5, "decode": 0.0, "batch": 0.5})
+    last = forecast.shares({"read": 1000.0, "decode": 200.0, "batch": 250.0})
+    assert last == pytest.approx({"read": 0.2, "decode": 0.8, "batch": 0.0})
 
 
 def test_padding_weighs_what_goes_with_pixels_alone():

@@ -65,7 +65,7 @@ def _small():
 def done(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies") / "study"
     lines: list[str] = []
-    report = study(dataset, folder, CONFIG, make_strategy(2), log=lines.append)
+    report = study(str(dataset.folder), folder, CONFIG, make_strategy(2), log=lines.append)
     return folder, report, lines
 
 

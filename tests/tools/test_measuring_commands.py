@@ -173,10 +173,10 @@ DOCTOR = {
 def test_doctor_for_people():
     text = doctor.text(DOCTOR)
     assert (
-        "The host feeds 800 images/s, the devices take 1,960.0: the job does 800.0, and a step waits 59% of its time "
+        "The host feeds 800 images/s, the devices take 1,960: the job does 800, and a step waits 59% of its time "
         "for images.\nTo keep each accelerator busy takes 3 cores of this kind; there are 2." in text
     )
-    assert "What would help most: keep them.\n  predicted: 1,960.0 images/s instead of 800.0 (+145%); measured" in text
+    assert "What would help most: keep them.\n  predicted: 1,960 images/s instead of 800 (+145%); measured" in text
     assert "not smaller images: images are small" in text
     content = {"recommended": None, "shared": True, "wait": 0.1, "fed": 568.0, "cores_per_replica": None}
     nothing = doctor.text({**DOCTOR, **content})

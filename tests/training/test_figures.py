@@ -160,7 +160,7 @@ def events(folder):
 def test_a_run_tells_what_its_input_costs_every_so_many_steps(dataset, tmp_path):
     config = replace(CONFIG, figures_steps=4, cache="host", profile_steps=(3, 5))
     with small_network():
-        metrics = train(dataset, tmp_path, config, make_strategy(2))
+        metrics = train(str(dataset.folder), tmp_path, config, make_strategy(2))
     found = events(tmp_path)
     # Of epochs of ten steps: after every fourth, and at their ends.
     assert sorted({step for step, tag in found if tag.startswith("pipeline/")}) == [4, 8, 10, 14, 18, 20]
