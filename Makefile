@@ -14,7 +14,7 @@ PYTEST = python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 LOCK_FLAGS ?= --upgrade
 COMPILE = $(UV) pip compile --quiet $(LOCK_FLAGS) --universal --python-version 3.10 --custom-compile-command "make lock"
 
-.PHONY: bench-loaders help venv demo test lint test-oldest test-beam test-io bench bench-convert lock clean
+.PHONY: bench-loaders help venv demo docs linkcheck test lint test-oldest test-beam test-io bench bench-convert lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,7 +29,16 @@ demo: export DEMO_IMAGES := $(value IMAGES)
 demo: venv ## convert, inspect and train on sample images, or on IMAGES=folder; more options by DEMO_ARGS=...
 	@"$(VENV)/bin/python" examples/demo.py $${DEMO_IMAGES:+"--images=$$DEMO_IMAGES"} $(DEMO_ARGS)
 
+docs: venv ## the documentation as a site: build/site/index.html
+	"$(VENV)/bin/python" -m sphinx -W --keep-going -n -q -b html -c docs -d build/doctrees . build/site
+
+linkcheck: venv ## asks every external link of the documentation; needs the network, no part of `make test`
+	"$(VENV)/bin/python" -m sphinx -q -b linkcheck -c docs -d build/doctrees . build/linkcheck
+
 test: export TF_CPP_MIN_LOG_LEVEL := 2
+# TensorFlow's pass for oneDNN looks through the list of all kernels for each node of each new graph, and tests make little
+# but new graphs: a third of their time. (Convolutions are slower without; few tests have large ones.)
+test: export TF_ENABLE_ONEDNN_OPTS := 0
 test: lint ## lint, then all tests; PYTEST_ARGS=... narrows them
 	"$(VENV)/bin/"$(PYTEST)
 

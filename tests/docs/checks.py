@@ -24,6 +24,9 @@ SKIPPED = {
     "docs/tutorial.md": 1,
 }
 
+# Pages that take about half of the time.
+APART = ("README.md", "docs/howto/")
+
 # What would have to run may not stand in a block that is not run.
 _COMMAND = re.compile(r"^\s*(\$ |irv2data \w|pip install|import \w+$|from \w+ import)", re.MULTILINE)
 
