@@ -76,10 +76,10 @@ def _pipeline(arguments: argparse.Namespace) -> int:
     options = pipeline_options(arguments)
     dataset = Dataset(arguments.dataset)
     load_tensorflow()
-    from irv2data.measure.accelerator import are_processors
     from irv2data.measure.diagnosis import Question, diagnose
     from irv2data.pipeline.build import Pipeline
     from irv2data.pipeline.config import NATIVE
+    from irv2data.pipeline.distribute import are_processors
     from irv2data.training import make_strategy
     from irv2data.training.masked import large_enough
 

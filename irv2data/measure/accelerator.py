@@ -13,6 +13,7 @@ from irv2data.measure.stages import wait
 from irv2data.measure.turns import Subject
 from irv2data.pipeline.build import Pipeline
 from irv2data.pipeline.config import NATIVE
+from irv2data.pipeline.distribute import devices_of
 from irv2data.training.model import build_model, unfreeze
 from irv2data.training.step import Objective, Preprocessor, TrainStep
 
@@ -24,11 +25,6 @@ ABOUT = {
 }
 INCEPTION = "inception_resnet_v2"
 _KEPT = 4  # batches that all measurements use again and again, so that several canvases are among them
-
-
-def are_processors(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the devices are this machine's processor, which the host's stages need as well."""
-    return all("CPU" in device.upper() for device in strategy.extended.worker_devices)
 
 
 class Devices:
@@ -50,7 +46,7 @@ class Devices:
 
     def copy(self) -> Subject:
         """From host memory to every device, one after another: what `irv2data.Pipeline` does ahead of the step."""
-        devices = self._strategy.extended.worker_devices
+        devices = devices_of(self._strategy)
         with tf.device("CPU:0"):
             hosts = [
                 [{name: tf.identity(value) for name, value in part.items() if value.dtype != tf.string}

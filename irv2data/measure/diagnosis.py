@@ -14,13 +14,14 @@ import tensorflow as tf
 from irv2data.errors import UsageError
 from irv2data.labels import CLASS
 from irv2data.measure import accelerator, forecast, stages
-from irv2data.measure.accelerator import Devices, are_processors, load_model
+from irv2data.measure.accelerator import Devices, load_model
 from irv2data.measure.changes import Measured, changed, possible
 from irv2data.measure.figures import spread
 from irv2data.measure.forecast import Job
 from irv2data.measure.process import core_counts, on_cores
 from irv2data.measure.turns import Samples, Subject, in_turns
 from irv2data.pipeline.build import Pipeline
+from irv2data.pipeline.distribute import are_processors
 from irv2data.training.strategy import precision_on
 
 NO_MODEL = "none"

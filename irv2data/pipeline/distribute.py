@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,24 @@ def share_of(plan: Plan, replicas: int) -> Callable[[tf.distribute.InputContext]
     return share
 
 
+def devices_of(strategy: tf.distribute.Strategy | None) -> tuple[str, ...]:
+    """The devices that are fed, one a replica of this host.
+
+    Args:
+        strategy: The strategy; None, or the default one, which names no devices, for this machine's first.
+    """
+    if strategy is not None:
+        with suppress(RuntimeError):  # what the default strategy raises
+            return tuple(strategy.extended.worker_devices)
+    accelerators = [device.name for device in tf.config.list_logical_devices() if device.device_type in ("GPU", "TPU")]
+    return (*accelerators, "/device:CPU:0")[:1]
+
+
+def are_processors(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether the devices are this machine's processor, which reading and decoding need as well."""
+    return all("CPU" in device.upper() for device in devices_of(strategy))
+
+
 def on_host(plan: Plan, strategy: tf.distribute.Strategy | None) -> bool:
     """Whether images are resized on the host: what `resize_on` says, and for `auto` what the devices are.
 
@@ -118,11 +137,7 @@ def on_host(plan: Plan, strategy: tf.distribute.Strategy | None) -> bool:
         return False
     if config.resize_on != AUTO:
         return config.resize_on == HOST
-    if strategy is None:
-        devices = [device.name for device in tf.config.list_logical_devices() if device.device_type in ("GPU", "TPU")]
-    else:
-        devices = [d for d in strategy.extended.worker_devices if "CPU" not in d.upper()]
-    if not devices:
+    if are_processors(strategy):
         return True
     if config.fit == NATIVE:
         return False
