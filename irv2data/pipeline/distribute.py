@@ -104,7 +104,7 @@ def share_of(plan: Plan, replicas: int) -> Callable[[tf.distribute.InputContext]
 
 
 def devices_of(strategy: tf.distribute.Strategy | None) -> tuple[str, ...]:
-    """The devices that are fed, one a replica of this host.
+    """The devices that are fed, one a replica of this host, in the order of the replicas.
 
     Args:
         strategy: The strategy; None, or the default one, which names no devices, for this machine's first.

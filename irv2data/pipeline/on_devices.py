@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from irv2data.pipeline.batch import Maker
 from irv2data.pipeline.cache import HostCache, gather_tiles, outside_strategies
-from irv2data.pipeline.distribute import distribute
+from irv2data.pipeline.distribute import devices_of, distribute
 from irv2data.pipeline.faults import with_filler
 from irv2data.pipeline.feed import chunked
 from irv2data.pipeline.plan import WINDOW, Plan
@@ -146,15 +146,6 @@ class DeviceEpochs:
         """From the first one on."""
         for begin in self._begins:
             yield from self._cache.epoch(begin)
-
-
-def devices_of(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
-    """The devices of a strategy's replicas in this process, in their order."""
-    try:
-        return tuple(strategy.extended.worker_devices)
-    except RuntimeError:  # the default strategy, which has one replica and names no device
-        accelerators = [device.name for device in tf.config.list_logical_devices("GPU")]
-        return ((accelerators or ["CPU:0"])[0],)
 
 
 def _copy(tiles: tf.Tensor, device: str) -> tf.Variable:
