@@ -8,21 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irv2data.tools import bench, doctor, main
+from irv2data.tools import bench, doctor
 from irv2data.tools.options import parse_options
+from tests.tools.calls import call
 
 QUICK = ("--image_size=32", "--batch_size=24", "--rounds=1", "--seconds=0.01")
-
-
-def call(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `irv2data ARGUMENTS`."""
-    capsys.readouterr()
-    try:
-        code = main.run(main.parse(["irv2data", *arguments]))
-    except SystemExit as stop:  # argparse's own way out
-        code = stop.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_bench_measures_all_that_it_is_asked_for(capsys, dataset, tmp_path):

@@ -15,19 +15,8 @@ import irv2data
 from irv2data.convert import ConvertConfig, adopt, convert
 from irv2data.preview import run
 from irv2data.report.preview_page import MARK
-from irv2data.tools import main
 from tests.conftest import run_serial
-
-
-def call(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `irv2data preview ARGUMENTS`."""
-    capsys.readouterr()
-    try:
-        code = main.run(main.parse(["irv2data", "preview", *arguments]))
-    except SystemExit as stop:  # argparse's own way out
-        code = stop.code
-    out, err = capsys.readouterr()
-    return code, out, err
+from tests.tools.calls import call
 
 
 @pytest.fixture(autouse=True)

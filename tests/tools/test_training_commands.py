@@ -10,17 +10,7 @@ import pytest
 from irv2data import Augment
 from irv2data.tools import main
 from irv2data.tools.common import parse_augment
-
-
-def call(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `irv2data ARGUMENTS`."""
-    capsys.readouterr()
-    try:
-        code = main.run(main.parse(["irv2data", *arguments]))
-    except SystemExit as stop:  # argparse's own way out
-        code = stop.code
-    out, err = capsys.readouterr()
-    return code, out, err
+from tests.tools.calls import call
 
 
 @pytest.mark.parametrize(
