@@ -40,7 +40,7 @@ FLAGS = ("--image_size=24x32", "--images=2", "--augment=")
 
 def test_the_page_and_its_figures(capsys, dataset, tmp_path):
     out = tmp_path / "page.html"
-    code, printed, err = call(capsys, str(dataset.folder), str(out), *FLAGS, "--batch_size=12", "--json")
+    code, printed, err = call(capsys, "preview", str(dataset.folder), str(out), *FLAGS, "--batch_size=12", "--json")
     facts = json.loads(printed)
     assert (code, err) == (0, "")
     assert facts["page"] == str(out)
@@ -58,7 +58,7 @@ def test_the_page_and_its_figures(capsys, dataset, tmp_path):
 
 def test_one_record_without_a_label(capsys, single, tmp_path):
     out = tmp_path / "page.html"
-    code, printed, _ = call(capsys, str(single.folder), str(out), *FLAGS, "--no_near_duplicates")
+    code, printed, _ = call(capsys, "preview", str(single.folder), str(out), *FLAGS, "--no_near_duplicates")
     assert code == 0
     assert printed == f"No records: validation.\npage: {out}\n"
     page = out.read_text()
@@ -77,15 +77,15 @@ def without_sheets(monkeypatch):
 def test_pages_of_ours_are_replaced_and_no_other_files(capsys, single, tmp_path):
     out = tmp_path / "page.html"
     arguments = (str(single.folder), str(out), *FLAGS, "--no_near_duplicates")
-    assert call(capsys, *arguments)[0] == call(capsys, *arguments)[0] == 0
+    assert call(capsys, "preview", *arguments)[0] == call(capsys, *arguments)[0] == 0
     page = out.read_text()
     assert 'id="seen"' not in page
     out.write_text("<p>mine</p>")
-    code, _, err = call(capsys, *arguments)
+    code, _, err = call(capsys, "preview", *arguments)
     assert code == 2
     assert f"{out}: is there and no preview of irv2data; choose another name or give --overwrite" in err
     assert out.read_text() == "<p>mine</p>"
-    assert call(capsys, *arguments, "--overwrite")[0] == 0
+    assert call(capsys, "preview", *arguments, "--overwrite")[0] == 0
     assert out.read_text() == page  # equal content, equal page
 
 
@@ -120,7 +120,7 @@ def test_images_that_nothing_here_decodes_are_told(capsys, tmp_path, in_this_pro
     with in_this_process():
         adopt([tmp_path / "train.tfrecord"], tmp_path / "made", split="train")
     out = tmp_path / "page.html"
-    code, printed, _ = call(capsys, str(tmp_path / "made"), str(out), *FLAGS, "--json")
+    code, printed, _ = call(capsys, "preview", str(tmp_path / "made"), str(out), *FLAGS, "--json")
     facts = json.loads(printed)
     assert code == 0
     assert facts["bytes"]["formats"] == {"avif": 2}
@@ -139,7 +139,7 @@ def test_nothing_but_rejects(capsys, tmp_path):
     (tmp_path / "images" / "a" / "x.jpg").write_bytes(b"no image")
     convert(tmp_path / "images", tmp_path / "made", ConvertConfig(max_bad_fraction=1))
     out = tmp_path / "page.html"
-    code, printed, _ = call(capsys, str(tmp_path / "made"), str(out), *FLAGS)
+    code, printed, _ = call(capsys, "preview", str(tmp_path / "made"), str(out), *FLAGS)
     assert code == 0
     assert printed == f"No records: train, validation.\n1 source rejected, 100.00% of all.\npage: {out}\n"
     page = out.read_text()
@@ -168,7 +168,7 @@ def test_nothing_but_rejects(capsys, tmp_path):
 )
 def test_wrong_uses(capsys, single, tmp_path, flags, code, message):
     places = {"single": single.folder, "missing": tmp_path / "no", "out": tmp_path / "a.html", "folder": tmp_path}
-    found, printed, err = call(capsys, *(flag.format(**places) for flag in flags))
+    found, printed, err = call(capsys, "preview", *(flag.format(**places) for flag in flags))
     assert (found, printed) == (code, "")
     assert message.format(**places) in err
     assert len(err.strip().splitlines()) == 1
