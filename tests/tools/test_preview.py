@@ -77,7 +77,7 @@ def without_sheets(monkeypatch):
 def test_pages_of_ours_are_replaced_and_no_other_files(capsys, single, tmp_path):
     out = tmp_path / "page.html"
     arguments = (str(single.folder), str(out), *FLAGS, "--no_near_duplicates")
-    assert call(capsys, "preview", *arguments)[0] == call(capsys, *arguments)[0] == 0
+    assert call(capsys, "preview", *arguments)[0] == call(capsys, "preview", *arguments)[0] == 0
     page = out.read_text()
     assert 'id="seen"' not in page
     out.write_text("<p>mine</p>")
