@@ -49,7 +49,7 @@ class Reading:
 
 
 class Meter:
-    """Counts batches on their way to a loop. It looks at their shapes alone: nothing waits for a device.
+    """Counts batches on their way to a loop. It looks at their shapes alone: nothing waits for a device. As in::
 
         meter = Meter(pipeline)
         for batch in meter(pipeline.distribute(strategy)):
