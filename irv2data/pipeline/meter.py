@@ -49,7 +49,9 @@ class Reading:
 
 
 class Meter:
-    """Counts batches on their way to a loop. It looks at their shapes alone: nothing waits for a device. As in::
+    """Counts batches on their way to a loop. It looks at their shapes alone: nothing waits for a device.
+
+    In a loop::
 
         meter = Meter(pipeline)
         for batch in meter(pipeline.distribute(strategy)):

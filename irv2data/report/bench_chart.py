@@ -73,8 +73,7 @@ def _whole(axes: Any, report: Mapping[str, Any], other: str) -> None:
 
 
 def _stages(axes: Any, stages: Sequence[Mapping[str, Any]]) -> None:
-    _ranges(axes, [(f"up to {each['name']}", each["images_per_second"], 0) for each in stages])
-    axes.set_xscale("log")
+    _ranges(axes, [(f"up to {each['name']}", each["images_per_second"], 0) for each in stages], log=True)
     for row, each in enumerate(stages):
         text = f" {each['share']:.0%} of the time"
         axes.annotate(
@@ -84,13 +83,17 @@ def _stages(axes: Any, stages: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("What it would deliver if it ended there", loc="left", fontsize=10, color=INK)
 
 
-def _ranges(axes: Any, rows: Sequence[tuple[str, Mapping[str, float], int]]) -> None:
+def _ranges(axes: Any, rows: Sequence[tuple[str, Mapping[str, float], int]], *, log: bool = False) -> None:
     for row, (_, rate, colour) in enumerate(rows):
         axes.plot([rate["low"], rate["high"]], [row, row], color=COLOURS[colour], alpha=0.4, linewidth=5)
         axes.plot([rate["median"]], [row], "o", color=COLOURS[colour], markersize=7)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(left=0)
+    if log:  # stages differ by a thousand
+        axes.set_xscale("log")
+        axes.set_xlim(0.8 * min(rate["low"] for _, rate, _ in rows), 1.25 * max(rate["high"] for _, rate, _ in rows))
+    else:
+        axes.set_xlim(left=0)
     axes.set_xlabel("images per second", color=SOFT)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
 
