@@ -61,11 +61,6 @@ def _measured(pipelines: dict[str, Any], seconds: float) -> dict[str, float]:
     return {name: float(statistics.median(each.images_per_second)) for name, each in found.items()}
 
 
-def child_changes(dataset: str, seconds: str) -> dict[str, Any]:
-    report = _diagnose(dataset, float(seconds), wanted=_FAST)
-    return {each["name"]: each["host"] / report["host"] for each in report["changes"]}
-
-
 def child_pair(dataset: str, other: str, options: str, seconds: str) -> dict[str, Any]:
     rates = _measured({"before": _pipeline(dataset), "after": _pipeline(other, **json.loads(options))}, float(seconds))
     return {"ratio": rates["after"] / rates["before"]}
@@ -113,7 +108,8 @@ def child_job(dataset: str, seconds: str) -> dict[str, Any]:
         raise SystemExit(f"this benchmark makes the change cache; recommended is {chosen['name']}")
     found = {"now": _consumed(_pipeline(dataset), wanted, float(seconds))}
     found["changed"] = _consumed(_pipeline(dataset, cache="host"), wanted, float(seconds))
-    return {"now": report["fed"] / found["now"], "changed": chosen["fed"] / found["changed"], "fed": found}
+    ratios = {each["name"]: each["host"] / report["host"] for each in report["changes"]}
+    return {"predicted": {"now": report["fed"], "changed": chosen["fed"]}, "measured": found, "ratios": ratios}
 
 
 def _consumed(pipeline: Any, wanted: float, seconds: float) -> float:
@@ -184,20 +180,17 @@ def measure(data: Data, shrunk: str, options: argparse.Namespace) -> Iterator[di
     def run(*arguments: str) -> dict[str, Any]:
         return turn("doctor", *arguments, seconds=_TURN_SECONDS)
 
-    predicted: list[dict[str, Any]] = []
     pairs: dict[str, list[tuple[float, float]]] = {}
     for _ in range(options.rounds):
-        predicted.append(run("changes", data.dataset, seconds))
+        job = run("job", data.dataset, seconds)
+        for name in ("now", "changed"):
+            pairs.setdefault(f"job, {name}", []).append((job["predicted"][name], job["measured"][name]))
         for name, other, changes in (("cache", data.dataset, {"cache": "host"}), ("shrink", shrunk, {})):
             found = run("pair", data.dataset, other, json.dumps(changes), seconds)
-            pairs.setdefault(name, []).append((predicted[-1][name], found["ratio"]))
+            pairs.setdefault(name, []).append((job["ratios"][name], found["ratio"]))
         for name in ("buckets", "cores", "processor"):
             found = run(name, data.dataset, seconds)
             pairs.setdefault(name, []).append((found["predicted"], found["measured"]))
-        found = run("job", data.dataset, seconds)
-        for name in ("now", "changed"):
-            rate = found["fed"][name]
-            pairs.setdefault(f"job, {name}", []).append((found[name] * rate, rate))
     for name, values in pairs.items():
         errors = [forecast / true - 1 for forecast, true in values]
         yield {
@@ -213,7 +206,6 @@ def measure(data: Data, shrunk: str, options: argparse.Namespace) -> Iterator[di
 
 
 _CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {
-    "changes": child_changes,
     "pair": child_pair,
     "buckets": child_buckets,
     "cores": child_cores,
