@@ -9,7 +9,7 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-EXTRAS = {"cuda", "io", "beam", "remote", "report", "tfds", "heic", "lossless", "dev"}
+EXTRAS = {"cuda", "io", "beam", "remote", "report", "tfds", "heic", "lossless", "docs", "dev"}
 
 
 def requirements(extra=None):

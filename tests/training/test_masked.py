@@ -314,7 +314,8 @@ def test_two_replicas_learn_as_from_the_images_alone():
     tf.function(lambda *inputs: strategy.run(replica, args=inputs))(*inputs)
     for variable, kept, *each in zip(masked.trainable_variables, before, *shares, strict=True):
         assert np.abs(sum(each)).max() > 0
-        np.testing.assert_allclose(variable, kept - 0.01 * sum(each), atol=1e-5 * np.abs(0.01 * sum(each)).max() + 1e-6)
+        # Sums over the pixels of a canvas, in the order of whichever kernel TensorFlow takes.
+        np.testing.assert_allclose(variable, kept - 0.01 * sum(each), atol=3e-5 * np.abs(0.01 * sum(each)).max() + 1e-6)
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5)])
