@@ -29,7 +29,7 @@ _CACHED = 1024  # images: more than a processor's own caches hold
 _SHRUNK, _LEAST_SHRUNK, _SHRUNK_MEGAPIXELS = 192, 24, 300
 SHORT_SIDES = (800, 600, 400, 320)
 _ROOM = 4 / 3  # of a short side over the network's input: what random crops still need to be cut from whole pixels
-_LADDERS = (1, 2, 3, 4, 6, 8, 12, 16)
+_LADDERS, _AS_SMALL = (1, 2, 3, 4, 6, 8, 12, 16), 1.05
 # Of the host's processor time for an image, what receiving it from a worker takes instead, and what a worker takes:
 # benchmarks/results/2026-11-27-service.jsonl, 1.0 and 2.9 of 2.3 ms.
 _CLIENT, _WORKER = 1.0 / 2.3, 2.9 / 2.3
@@ -44,7 +44,6 @@ class Measured:
         strategy: What it feeds.
         job: Its rates.
         by_cores: Images per second of the host by number of cores.
-        canvas_seconds: Of the host's seconds for an image those that go with its canvas's pixels.
         stage: Images per second of the device stage.
         step: Of the training step; None where none was measured.
         rounds: Of a measurement.
@@ -55,7 +54,6 @@ class Measured:
     strategy: tf.distribute.Strategy
     job: Job
     by_cores: dict[int, float]
-    canvas_seconds: float
     stage: float
     step: float | None
     rounds: int
@@ -126,25 +124,24 @@ def _buckets(measured: Measured) -> Change:
     if on_host(pipeline.plan, measured.strategy) and config.fit != NATIVE:
         raise UsageError("images are resized on the host: all of them are of one size")
     now = _canvas_pixels(pipeline)
-    afters = []
-    for count in _LADDERS:
-        if count == config.buckets:
-            continue
-        pixels = _canvas_pixels(changed(pipeline, buckets=count))
-        host = 1 / forecast.with_padding(1 / job.host, measured.canvas_seconds, now, pixels)
-        ratio = now / pixels
-        devices = _devices(measured, measured.stage * ratio, ratio if config.fit == NATIVE else 1.0)
-        copy = None if job.copy is None else job.copy * ratio
-        afters.append((count, pixels, Job(host=host, devices=devices, copy=copy, shared=job.shared)))
-    # Of equally good ladders the shortest: each canvas is a graph to trace.
-    most = max(after.fed for _, _, after in afters)
-    count, pixels, after = next(each for each in afters if each[2].fed >= 0.99 * most)
+    ladders = {count: changed(pipeline, buckets=count) for count in _LADDERS if count != config.buckets}
+    pixels = {count: _canvas_pixels(ladder) for count, ladder in ladders.items()}
+    # Of nearly equal ladders the shortest: each canvas is a graph to trace.
+    count = next(count for count in ladders if pixels[count] <= _AS_SMALL * min(pixels.values()))
+    rates = _rates(measured, {"now": pipeline, "other": ladders[count]})
+    ratio = now / pixels[count]
+    after = Job(
+        host=job.host * rates["other"] / rates["now"],
+        devices=_devices(measured, measured.stage * ratio, ratio if config.fit == NATIVE else 1.0),
+        copy=None if job.copy is None else job.copy * ratio,
+        shared=job.shared,
+    )
     return forecast.change(
         job,
         after,
         name=forecast.BUCKETS,
         what=f"{'fewer' if count < config.buckets else 'more'} canvas shapes: --buckets={count} (now {config.buckets})",
-        basis=f"{pixels / now:.2f} times the canvas pixels an image, by the plan",
+        basis=f"the host measured; {1 / ratio:.2f} times the canvas pixels an image, by the plan",
     )
 
 

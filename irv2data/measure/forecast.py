@@ -130,18 +130,6 @@ def shares(ceilings: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def with_padding(seconds: float, per_pixel_seconds: float, pixels: float, other_pixels: float) -> float:
-    """Seconds an image on canvases of other sizes, where some of the time goes with their pixels.
-
-    Args:
-        seconds: An image now.
-        per_pixel_seconds: The part of it that goes with the canvas's pixels.
-        pixels: Of a canvas, on average, now.
-        other_pixels: Afterwards.
-    """
-    return max(seconds - per_pixel_seconds, 0.0) + per_pixel_seconds * other_pixels / pixels
-
-
 def workers_for(job: Job, worker: float, client: float) -> tuple[int, float]:
     """How many workers of a service to start, and what the host then delivers.
 

@@ -18,7 +18,7 @@ RATES = {
     **{"plan": 50_000.0, "read": 10_000.0, "parse": 8_000.0, "decode": 1_000.0, "batch": 800.0},
     **{"1": 450.0, "2": 800.0},
     **{"device stage": 4_000.0, "copy": 9_000.0, "step": 1_333.0},
-    **{"cached": 6_000.0, "now": 750.0, "smaller": 1_500.0},
+    **{"cached": 6_000.0, "now": 750.0, "smaller": 1_500.0, "other": 900.0},
 }
 
 
@@ -78,7 +78,7 @@ def test_a_step_on_this_machines_processor_shares_it(pipeline, cpu_strategy, tmp
     assert report["devices"] == pytest.approx(devices)
     assert report["fed"] == pytest.approx(1 / (1 / 800 + 1 / devices))
     assert report["shared"]
-    assert report["step_batch_size"] == 8
+    assert report["step_batch_size"] == 24  # small images: a processor takes the whole batch
     assert report["cores_per_replica"] is None
     assert set(report["reasons"]) == {"cores", "service"}
     share = {each["name"]: each["share"] for each in report["stages"]}
@@ -96,14 +96,13 @@ def test_a_model_of_other_classes_is_refused(pipeline, cpu_strategy, tmp_path):
 
 
 def of(pipeline, strategy, job, **others):
-    given = {"by_cores": {1: 450.0, 2: 800.0}, "canvas_seconds": 0.0, "stage": 4000.0, "step": None}
+    given = {"by_cores": {1: 450.0, 2: 800.0}, "stage": 4000.0, "step": None}
     return Measured(pipeline=pipeline, strategy=strategy, job=job, rounds=1, seconds=0.1, **{**given, **others})
 
 
 def test_canvases_change_what_goes_with_their_pixels(pipeline, dataset, cpu_strategy):
     coarse = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=24, buckets=1)
-    job = Job(host=800, devices=5000)
-    measured = of(coarse, cpu_strategy(1), job, canvas_seconds=0.5 / 800)
+    measured = of(coarse, cpu_strategy(1), Job(host=800, devices=5000, copy=3000), step=6000.0)
     found = changes._buckets(measured)
     count = int(found.what.split("--buckets=")[1].split()[0])
     better = Pipeline(dataset, fit="random_resized_crop", image_size=(32, 32), batch_size=24, buckets=count)
@@ -113,7 +112,10 @@ def test_canvases_change_what_goes_with_their_pixels(pipeline, dataset, cpu_stra
     ]
     ratio = pixels[0] / pixels[1]
     assert ratio < 0.9
-    assert found.host == pytest.approx(800 / (0.5 + 0.5 * ratio))
+    assert found.host == pytest.approx(800 * 1.2)  # as measured, in turn
+    # The device stage and the copy go with the pixels, the step does not.
+    stage = 4000 / ratio
+    assert found.fed == pytest.approx(min(960, 3000 / ratio, 1 / (1 / stage + 1 / 6000)))
     assert found.what.startswith("more canvas shapes")
 
 

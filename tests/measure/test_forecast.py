@@ -80,12 +80,6 @@ def test_shares_add_up_and_none_is_negative():
     assert last == pytest.approx({"read": 0.2, "decode": 0.8, "batch": 0.0})
 
 
-def test_padding_weighs_what_goes_with_pixels_alone():
-    assert forecast.with_padding(0.010, 0.004, 100, 50) == pytest.approx(0.008)
-    assert forecast.with_padding(0.010, 0.004, 100, 100) == pytest.approx(0.010)
-    assert forecast.with_padding(0.001, 0.004, 100, 50) == pytest.approx(0.002)  # no time is negative
-
-
 @pytest.mark.parametrize(
     ("devices", "count", "host"),
     [(1000.0, 5, 1000.0), (100.0, 1, 200.0), (None, 10, 2000.0), (90000.0, 10, 2000.0)],
