@@ -2,7 +2,7 @@
 
 Each round, in processes of their own: the doctor predicts what each change would do to the host's rate, then each
 change is made to the whole dataset, and before and after are measured in turn. `cache` and `shrink` are what it says;
-`buckets` begins with a single canvas; `cores` (of three or more) is predicted on all but the last, and made by adding it;
+`buckets` begins with a single canvas; `cores` (three or more) is predicted on all but one, and made by adding that one;
 `job` is a consumer that sleeps as long as devices would work that take 1.6 times what the host makes, with the
 recommended change and without; `processor` a training step of the network on this machine's own processor. (`service`
 needs a second machine.) The error is predicted over measured, less 1. Figures are JSON lines; exit status 1 beyond the
