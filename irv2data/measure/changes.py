@@ -99,14 +99,13 @@ def _cache(measured: Measured) -> Change:
     total = pipeline.plan.split.num_records
     rows = np.unique(np.linspace(0, total - 1, max(pipeline.config.batch_size, min(total, _CACHED))).astype(np.int64))
     sample = changed(pipeline, select(pipeline.dataset, pipeline.plan.split.name, rows), cache=HOST)
-    rates = _rates(measured, {"now": pipeline, "cached": sample})
+    ratio = _ratio(measured, now=pipeline, cached=sample)
     stage = measured.stage
     if job.shared and on_host(pipeline.plan, measured.strategy):  # what is kept is resized by the devices
         devices = Devices(sample, measured.strategy)
         turns = in_turns({"stage": devices.stage()}, rounds=measured.rounds, seconds=measured.seconds)
         stage = float(np.median(turns["stage"].images_per_second))
-    host = job.host * rates["cached"] / rates["now"]  # by the ratio: the machine may have drifted since
-    after = Job(host=host, devices=_devices(measured, stage), copy=job.copy, shared=job.shared)
+    after = Job(host=job.host * ratio, devices=_devices(measured, stage), copy=job.copy, shared=job.shared)
     return forecast.change(
         job,
         after,
@@ -128,10 +127,9 @@ def _buckets(measured: Measured) -> Change:
     pixels = {count: _canvas_pixels(ladder) for count, ladder in ladders.items()}
     # Of nearly equal ladders the shortest: each canvas is a graph to trace.
     count = next(count for count in ladders if pixels[count] <= _AS_SMALL * min(pixels.values()))
-    rates = _rates(measured, {"now": pipeline, "other": ladders[count]})
     ratio = now / pixels[count]
     after = Job(
-        host=job.host * rates["other"] / rates["now"],
+        host=job.host * _ratio(measured, now=pipeline, other=ladders[count]),
         devices=_devices(measured, measured.stage * ratio, ratio if config.fit == NATIVE else 1.0),
         copy=None if job.copy is None else job.copy * ratio,
         shared=job.shared,
@@ -182,9 +180,9 @@ def _shrink(measured: Measured) -> Change:
     side = min(sides)
     with tempfile.TemporaryDirectory(prefix="irv2data-doctor-") as scratch:
         now, smaller, count = _converted(pipeline, side, Path(scratch))
-        rates = _rates(measured, {"now": now, "smaller": smaller})
+        ratio = _ratio(measured, now=now, smaller=smaller)
         fewer = smaller.plan.split.num_bytes / now.plan.split.num_bytes
-    after = Job(host=job.host * rates["smaller"] / rates["now"], devices=job.devices, copy=job.copy, shared=job.shared)
+    after = Job(host=job.host * ratio, devices=job.devices, copy=job.copy, shared=job.shared)
     return forecast.change(
         job,
         after,
@@ -235,10 +233,12 @@ def _converted(pipeline: Pipeline, side: int, scratch: Path) -> tuple[Pipeline, 
     return made[0], made[1], len(rows)
 
 
-def _rates(measured: Measured, pipelines: dict[str, Pipeline]) -> dict[str, float]:
+def _ratio(measured: Measured, **pipelines: Pipeline) -> float:
+    """The second's rate over the first's, the median of each round's ratio: the machine drifts from round to round."""
     subjects = {name: batches(each, measured.strategy) for name, each in pipelines.items()}
     turns = in_turns(subjects, rounds=measured.rounds, seconds=measured.seconds)
-    return {name: float(np.median(each.images_per_second)) for name, each in turns.items()}
+    before, after = (turns[name].images_per_second for name in pipelines)
+    return float(np.median(after / before))
 
 
 def _devices(measured: Measured, stage: float, step_ratio: float = 1.0) -> float | None:
