@@ -171,14 +171,19 @@ def stage_table(stages: list[dict[str, Any]], rate: str, *, head: str = "up to h
         rows.append(
             (
                 each["name"],
-                f"{spread['median']:,.0f}",
-                f"{spread['low']:,.0f}-{spread['high']:,.0f}",
+                per_second(spread["median"]),
+                f"{per_second(spread['low'])}-{per_second(spread['high'])}",
                 "" if each["cpu_ms"] is None else f"{each['cpu_ms']:.2f}",
                 "" if share is None else f"{share:.0%}",
                 "" if share is None else f"{'#' * round(20 * share):20}  {each['about']}",
             )
         )
     return table(rows, right=frozenset((1, 2, 3, 4)))
+
+
+def per_second(value: float) -> str:
+    """Images per second for people: a training step on a processor takes a few seconds an image."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _rates(spread: dict[str, float]) -> tuple[str, ...]:

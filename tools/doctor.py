@@ -12,7 +12,7 @@ from typing import Any
 from irv2data.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from irv2data.manifest import Dataset
 
-from .bench import stage_table
+from .bench import per_second, stage_table
 from .common import add_json, print_json, table
 from .console import Bars, paint
 from .options import add_pipeline, pipeline_options
@@ -138,15 +138,17 @@ def _replicas(report: dict[str, Any]) -> str:
 def _summary(report: dict[str, Any]) -> list[str]:
     host, devices, wait = report["host"], report["devices"], report["wait"]
     if devices is None:
-        return [f"The host feeds {_rate(host)} images/s. What the devices take is not known (--model, --wanted_rate)."]
+        return [f"The host feeds {per_second(host)} images/s. What devices take is not known (--model, --wanted_rate)."]
     lines = [
-        f"The host feeds {_rate(host)} images/s, the devices take {_rate(devices)}: the job does "
-        f"{_rate(report['fed'])}, and a step {'loses' if report['shared'] else 'waits'} {wait:.0%} of its time"
+        f"The host feeds {per_second(host)} images/s, the devices take {per_second(devices)}: the job does "
+        f"{per_second(report['fed'])}, and a step {'loses' if report['shared'] else 'waits'} {wait:.0%} of its time"
         f"{' to the host, which needs the same processor' if report['shared'] else ' for images'}."
     ]
     if report["copy"] is not None and report["copy"] < min(host, devices):
         lines.append(f"The copy to the devices is the limit: {report['copy']:,.0f} images/s.")
-    if not report["shared"]:
+    if report["shared"]:
+        lines.append("Where the devices will be others than this processor, say what they take: --wanted_rate=2400.")
+    else:
         needed = report["cores_per_replica"]
         have = report["cores"][-1]["cores"]
         each = "accelerator" if report["replicas"] > 1 else "of the devices"
@@ -159,10 +161,6 @@ def _summary(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
 def _advice(report: dict[str, Any]) -> list[str]:
     changes = {each["name"]: each for each in report["changes"]}
     chosen = report["recommended"]
@@ -172,14 +170,14 @@ def _advice(report: dict[str, Any]) -> list[str]:
         best = changes[chosen]
         lines = [
             paint(f"What would help most: {best['what']}.", "yellow"),
-            f"  predicted: {_rate(best['fed'])} images/s instead of {_rate(report['fed'])} ({best['gain']:+.0%}); "
-            f"{best['basis']}",
+            f"  predicted: {per_second(best['fed'])} images/s instead of {per_second(report['fed'])} "
+            f"({best['gain']:+.0%}); {best['basis']}",
         ]
     if changes:
         rows: list[tuple[str, ...]] = [("change", "host, images/s", "job, images/s", "gain", "")]
         for name, each in changes.items():
             gain = f"{each['gain']:+.0%}"
-            rows.append((_SAID[name], _rate(each["host"]), _rate(each["fed"]), gain, each["what"]))
+            rows.append((_SAID[name], per_second(each["host"]), per_second(each["fed"]), gain, each["what"]))
         lines += ["", table(rows, right=frozenset((1, 2, 3)))]
     lines += [f"not {_SAID[name]}: {reason}" for name, reason in report["reasons"].items()]
     return lines

@@ -168,12 +168,17 @@ def test_doctor_for_people():
     )
     assert "What would help most: keep them.\n  predicted: 1,960 images/s instead of 800 (+145%); measured" in text
     assert "not smaller images: images are small" in text
+    step = {**DOCTOR["stages"][1], "ceiling": {"median": 1.73, "low": 1.7, "high": 99.96}}
+    slowly = doctor.text({**DOCTOR, "stages": [DOCTOR["stages"][0], step]}).splitlines()
+    assert next(line for line in slowly if line.startswith("step")).split()[:3] == ["step", "1.7", "1.7-100.0"]
     content = {"recommended": None, "shared": True, "wait": 0.1, "fed": 568.0, "cores_per_replica": None}
     nothing = doctor.text({**DOCTOR, **content})
     assert "a step loses 10% of its time to the host, which needs the same processor." in nothing
+    assert "\nWhere the devices will be others than this processor, say what they take: --wanted_rate=2400." in nothing
+    assert "--wanted_rate" not in text
     assert "Nothing that could be changed here would help by 5 % or more." in nothing
     unknown = doctor.text({**DOCTOR, "devices": None, "wait": None})
-    assert "The host feeds 800 images/s. What the devices take is not known (--model, --wanted_rate)." in unknown
+    assert "The host feeds 800 images/s. What devices take is not known (--model, --wanted_rate)." in unknown
     slow = doctor.text({**DOCTOR, "copy": 500.0, "cores_per_replica": None})
     assert "The copy to the devices is the limit: 500 images/s." in slow
     assert "No number of cores of this kind would keep the devices busy." in slow
