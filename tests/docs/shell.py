@@ -24,6 +24,7 @@ CODE = "echo $?"
 QUICK = {
     "--advise": ("--sample=4",),
     "bench": ("--image_size=75", "--rounds=1", "--seconds=0.05", "--buckets=1", "--batch_size=16"),
+    "doctor": ("--image_size=75", "--rounds=1", "--seconds=0.05", "--buckets=1", "--batch_size=16"),
     "train": ("--image_size=75", "--max_steps=1", "--buckets=1"),
     "study": (
         *("--fits=resize,letterbox", "--image_size=75", "--max_images=12", "--epochs=2", "--views=1", "--repeats=2"),

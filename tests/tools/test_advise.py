@@ -70,6 +70,7 @@ def test_psnr():
 
 def test_the_table_of_a_folder(tmp_path, capsys, monkeypatch, serial):
     monkeypatch.setattr("irv2data.tools.advise._ROUND_SECONDS", 0.01)
+    monkeypatch.setattr("irv2data.tools.advise._ROUNDS", 1)
     (tmp_path / "source" / "a").mkdir(parents=True)
     with Image.open(photographs.source_path("skimage:astronaut.png")) as image:
         for number in range(3):
