@@ -26,13 +26,14 @@ import irv2data
 from irv2data import Augment
 from irv2data.convert import ConvertConfig, convert
 from irv2data.device import preprocess
+from irv2data.preview.classes import skew
 from irv2data.preview.config import PreviewConfig
 from irv2data.preview.run import preview
 from irv2data.preview.sizes import cloud
 from irv2data.report import preview_charts as charts
 from irv2data.report.page import shown
 from irv2data.report.pictures import data_uri
-from irv2data.report.preview_page import findings, label_text, size_text
+from irv2data.report.preview_page import findings, label_text, preview_page, size_text
 from irv2data.selection import select
 from tests.conftest import run_serial
 
@@ -190,6 +191,22 @@ def test_facts(previewed, source):
         "truncated": 1,
     }
     assert json.loads(json.dumps(facts)) == json.loads(json.dumps(facts, allow_nan=False))
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([5, 12], "The largest, <bdi>plain</bdi>, has 2.4 times the records of the smallest,"),
+        ([9, 9], "All have the same number of records."),
+        ([9, 0], "Those with any have the same number of records. 1 has no record."),
+    ],
+)
+def test_how_equal_the_classes_are(previewed, counts, said):
+    facts = previewed[1]
+    of_classes = {**facts["labels"]["classes"], "counts": {"train": counts}, "skew": skew(np.array(counts))}
+    told = {**facts, "labels": {**facts["labels"], "classes": of_classes}}
+    page = preview_page(told, sheets=[], pictures={"members": {}, "rejects": {}}, looked=False)
+    assert said in " ".join(page.split())
 
 
 def test_duplicates(previewed):
