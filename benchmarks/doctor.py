@@ -31,7 +31,7 @@ MOST_ERROR = 0.25
 WANTED = 1.6  # times what the host makes: more than it decodes, less than it gathers
 SHORT_SIDE = 400
 _TURN_SECONDS = 900
-_ROUNDS = 7
+_ROUNDS = 7  # of what the prediction is compared with: more than the doctor takes time for
 _REST = 1.0  # seconds, in which the buffers of the loop before fill up, and its threads come to rest
 _FAST = 1e9  # devices that never limit
 
@@ -53,7 +53,7 @@ def _diagnose(dataset: str, seconds: float, *, wanted: float, **options: Any) ->
 
 
 def _measured(pipelines: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Images per second of each, a value a round; of more rounds than the doctor takes time for."""
+    """Images per second of each, a value a round."""
     import tensorflow as tf
 
     from irv2data.measure.stages import batches
@@ -64,8 +64,10 @@ def _measured(pipelines: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def _ratio(before: Any, after: Any, seconds: float) -> float:
+    from irv2data.measure.figures import verdict
+
     rates = _measured({"before": before, "after": after}, seconds)
-    return float(statistics.median(rates["after"] / rates["before"]))
+    return float(verdict(rates["before"], rates["after"])["ratio"]["median"])
 
 
 def child_pair(dataset: str, other: str, options: str, seconds: str) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def text(report: dict[str, Any]) -> str:
     parts = ["On the host", stage_table(host, "ceiling"), "", f"On the devices ({_replicas(report)})"]
     parts += [stage_table(devices, "ceiling", head="by itself, images/s"), ""]
     rows: list[tuple[str, ...]] = [("cores", "images/s of the host")]
-    rows += [(str(each["cores"]), f"{each['images_per_second']:,.0f}") for each in report["cores"]]
+    rows += [(str(each["cores"]), per_second(each["images_per_second"])) for each in report["cores"]]
     parts += [table(rows, right=frozenset((0, 1))), "", *_summary(report), ""]
     return "\n".join([*parts, *_advice(report)])
 
@@ -145,7 +145,7 @@ def _summary(report: dict[str, Any]) -> list[str]:
         f"{' to the host, which needs the same processor' if report['shared'] else ' for images'}."
     ]
     if report["copy"] is not None and report["copy"] < min(host, devices):
-        lines.append(f"The copy to the devices is the limit: {report['copy']:,.0f} images/s.")
+        lines.append(f"The copy to the devices is the limit: {per_second(report['copy'])} images/s.")
     if report["shared"]:
         lines.append("Where the devices will be others than this processor, say what they take: --wanted_rate=2400.")
     else:

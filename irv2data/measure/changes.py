@@ -17,6 +17,7 @@ from irv2data.machine import available_cores
 from irv2data.manifest import Dataset
 from irv2data.measure import forecast
 from irv2data.measure.accelerator import Devices
+from irv2data.measure.figures import verdict
 from irv2data.measure.forecast import Change, Job
 from irv2data.measure.stages import batches
 from irv2data.measure.turns import in_turns
@@ -237,8 +238,8 @@ def _ratio(measured: Measured, **pipelines: Pipeline) -> float:
     """The second's rate over the first's, the median of each round's ratio: the machine drifts from round to round."""
     subjects = {name: batches(each, measured.strategy) for name, each in pipelines.items()}
     turns = in_turns(subjects, rounds=measured.rounds, seconds=measured.seconds)
-    before, after = (turns[name].images_per_second for name in pipelines)
-    return float(np.median(after / before))
+    ratio: float = verdict(*(turns[name].images_per_second for name in pipelines))["ratio"]["median"]
+    return ratio
 
 
 def _devices(measured: Measured, stage: float, step_ratio: float = 1.0) -> float | None:

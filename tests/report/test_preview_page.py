@@ -196,14 +196,20 @@ def test_facts(previewed, source):
 @pytest.mark.parametrize(
     ("counts", "said"),
     [
-        ([5, 12], "The largest, <bdi>plain</bdi>, has 2.4 times the records of the smallest,"),
-        ([9, 9], "All have the same number of records."),
-        ([9, 0], "Those with any have the same number of records. 1 has no record."),
+        (
+            [5, 12],
+            "2 classes. The largest, <bdi>c1</bdi>, has 2.4 times the records of the smallest, <bdi>c0</bdi>.",
+        ),
+        ([9, 9], "2 classes. All have the same number of records. </p>"),
+        ([9, 9, 0], "3 classes. Those that have any have the same number of records. 1 has no record.</p>"),
+        ([9, 0], "2 classes. 1 has no record.</p>"),
+        ([9], "1 class. </p>"),
     ],
 )
 def test_how_equal_the_classes_are(previewed, counts, said):
     facts = previewed[1]
-    of_classes = {**facts["labels"]["classes"], "counts": {"train": counts}, "skew": skew(np.array(counts))}
+    names = [f"c{number}" for number in range(len(counts))]
+    of_classes = {"names": names, "counts": {"train": counts}, "skew": skew(np.array(counts))}
     told = {**facts, "labels": {**facts["labels"], "classes": of_classes}}
     page = preview_page(told, sheets=[], pictures={"members": {}, "rejects": {}}, looked=False)
     assert said in " ".join(page.split())
